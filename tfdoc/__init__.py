@@ -1,0 +1,1 @@
+"""Readable transformer components; the package behind the pages of tfdoc."""
