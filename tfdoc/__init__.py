@@ -1,1 +1,93 @@
-"""Readable transformer components; the package behind the pages of tfdoc."""
+"""Readable transformer components; the package behind the pages of tfdoc.
+
+``import tfdoc`` imports nothing else: every name is looked up at first use, so that
+``tfdoc.estimate_params`` runs without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tfdoc.blocks import (
+        PostNormBlock,
+        PreNormBlock,
+        TransformerBlock,
+        TransformerLayer,
+    )
+    from tfdoc.cores import DotProductCore, attention, fused_attention
+    from tfdoc.cost import count_params, estimate_params
+    from tfdoc.feedforward import FeedForward, GatedFeedForward
+    from tfdoc.interop import from_torch, mask_from_torch
+    from tfdoc.masks import Causal, Mask, Padding, Window
+    from tfdoc.models import Encoder
+    from tfdoc.multihead import MultiHeadAttention
+    from tfdoc.norms import LayerNorm, RMSNorm
+    from tfdoc.parts import Part, part
+    from tfdoc.positions import RoPE
+    from tfdoc.probe import Probe, Recording, record
+
+__all__ = [
+    "Causal",
+    "DotProductCore",
+    "Encoder",
+    "FeedForward",
+    "GatedFeedForward",
+    "LayerNorm",
+    "Mask",
+    "MultiHeadAttention",
+    "Padding",
+    "Part",
+    "PostNormBlock",
+    "PreNormBlock",
+    "Probe",
+    "RMSNorm",
+    "Recording",
+    "RoPE",
+    "TransformerBlock",
+    "TransformerLayer",
+    "Window",
+    "attention",
+    "count_params",
+    "estimate_params",
+    "from_torch",
+    "fused_attention",
+    "mask_from_torch",
+    "part",
+    "record",
+]
+
+if not TYPE_CHECKING:
+    # No module shares its name with a public object, or the first import of the
+    # module would hide the object.
+    _HOMES = {
+        "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
+        "cores": "DotProductCore attention fused_attention",
+        "cost": "count_params estimate_params",
+        "feedforward": "FeedForward GatedFeedForward",
+        "interop": "from_torch mask_from_torch",
+        "masks": "Causal Mask Padding Window",
+        "models": "Encoder",
+        "multihead": "MultiHeadAttention",
+        "norms": "LayerNorm RMSNorm",
+        "parts": "Part part",
+        "positions": "RoPE",
+        "probe": "Probe Recording record",
+    }
+    _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+    def __getattr__(name):
+        if name in _HOME:
+            value = getattr(import_module(f"tfdoc.{_HOME[name]}"), name)
+        elif name in _HOMES:
+            value = import_module(f"tfdoc.{name}")
+        else:
+            raise AttributeError(f"module 'tfdoc' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__, *_HOMES})

@@ -1,0 +1,59 @@
+"""Checks of numbers, written once: each error names argument, value and fix."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value`, a whole number above 0; bools and floats are refused."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"{name} must be a positive integer, got {value!r} "
+            f"({type(value).__name__}); round or convert it with int()"
+        )
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """Return `value` as a float that is neither NaN nor infinite."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{name} must be a number, got {value!r} ({type(value).__name__})"
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return `value`, a finite number above 0."""
+    if number(name, value) <= 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return float(value)
+
+
+def probability(name: str, value: Any) -> float:
+    """Return `value`, a number in [0, 1)."""
+    if not 0 <= number(name, value) < 1:
+        raise ValueError(
+            f"{name} must be at least 0 and below 1, got {value!r}; "
+            "0.1 drops a tenth of the numbers"
+        )
+    return float(value)
+
+
+def divides(name: str, part: int, whole_name: str, whole: int) -> None:
+    """Refuse a `part` that does not divide the `whole`; name the nearest that do."""
+    if whole % part == 0:
+        return
+    below = next(n for n in range(part - 1, 0, -1) if whole % n == 0)
+    above = next(n for n in range(part + 1, whole + 1) if whole % n == 0)
+    raise ValueError(
+        f"{name}={part} does not divide {whole_name}={whole}; "
+        f"the nearest that do are {below} and {above}"
+    )

@@ -1,0 +1,66 @@
+"""Checks of tensors, written once: each error names argument, shape and fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def vectors(name: str, x: Any, width: int | None = None, *, ndim: int = 1) -> None:
+    """Refuse anything but a floating-point tensor of the given width and rank."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(x).__name__}; "
+            "torch.as_tensor() converts lists and arrays"
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name} must hold floating-point vectors, got dtype {x.dtype}; "
+            "embed token ids first, or convert with .float()"
+        )
+    if x.ndim < ndim:
+        raise ValueError(
+            f"{name} must have at least {ndim} dimensions, got shape {tuple(x.shape)}; "
+            "add the missing ones with x[None]"
+        )
+    if width is not None and x.shape[-1] != width:
+        raise ValueError(
+            f"the last dimension of {name} must be {width}, "
+            f"got {x.shape[-1]} in shape {tuple(x.shape)}"
+        )
+
+
+def batch_of_vectors(name: str, x: Any, width: int) -> None:
+    """Refuse anything but a floating-point tensor of shape (B, T, `width`)."""
+    vectors(name, x, width)
+    if x.ndim != 3:
+        raise ValueError(
+            f"{name} must have shape (batch, tokens, {width}), got {tuple(x.shape)}; "
+            "a single sequence needs x[None]"
+        )
+
+
+def boolean_mask(mask: Any, scores_shape: tuple[int, ...]) -> Tensor:
+    """Return `mask`, a bool tensor that broadcasts to the shape of the scores."""
+    if not isinstance(mask, torch.Tensor):
+        raise TypeError(
+            f"mask must be a bool tensor (True = may attend), got {type(mask).__name__}"
+        )
+    if mask.dtype is not torch.bool:
+        raise TypeError(
+            f"mask must be a bool tensor (True = may attend), got dtype {mask.dtype}; "
+            "a 0/1 mask needs .bool(), a torch.nn mask tfdoc.mask_from_torch()"
+        )
+    try:
+        fits = torch.broadcast_shapes(mask.shape, scores_shape) == scores_shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} does not fit scores of shape "
+            f"{tuple(scores_shape)} (batch, heads, queries, keys); a padding mask "
+            "of shape (batch, keys) needs mask[:, None, None, :]"
+        )
+    return mask

@@ -1,0 +1,150 @@
+"""The feed-forward network: the same small network at every token, alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tfdoc._checks import positive_int, probability
+from tfdoc._tensor_checks import vectors
+from tfdoc.probe import Probe
+
+__all__ = ["FeedForward", "GatedFeedForward"]
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class FeedForward(nn.Module):
+    r"""The position-wise feed-forward network of the transformer.
+
+    .. math:: \operatorname{FFN}(x) = \operatorname{GELU}(x W_1 + b_1)\, W_2 + b_2
+
+    with :math:`W_1` called ``up_proj`` and :math:`W_2` ``down_proj`` (Vaswani et al.
+    2017, section 3.3, there with ReLU; Hendrycks and Gimpel 2016 for GELU). GELU is the
+    exact form by erf, the default of :func:`torch.nn.functional.gelu`; GPT-2's tanh form
+    differs by up to 5e-4.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width D of a token.
+    hidden_dim : int
+        Width F in between; 4 D is common.
+    activation : callable
+        Applied to each hidden number, such as ``F.relu``.
+    bias : bool
+        Whether both projections have a bias.
+    dropout : float
+        Share of the hidden numbers dropped in training.
+
+    Notes
+    -----
+    The probe ``hidden`` holds the activations, shape (..., F).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tfdoc import FeedForward
+    >>> FeedForward(8, hidden_dim=32)(torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        hidden_dim: int = 2048,
+        activation: Activation = F.gelu,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = positive_int("embed_dim", embed_dim)
+        self.up_proj = nn.Linear(
+            embed_dim, positive_int("hidden_dim", hidden_dim), bias
+        )
+        self.activation = _callable(activation)
+        self.hidden = Probe()
+        self.dropout = nn.Dropout(probability("dropout", dropout))
+        self.down_proj = nn.Linear(hidden_dim, embed_dim, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of `x`, shape (..., D), on its own; the shape stays."""
+        vectors("x", x, self.embed_dim)
+        hidden = self.hidden(self.activation(self.up_proj(x)))  # (..., F)
+        out: Tensor = self.down_proj(self.dropout(hidden))
+        return out
+
+
+class GatedFeedForward(nn.Module):
+    r"""A feed-forward network whose hidden numbers are gated: SwiGLU and its kin.
+
+    .. math:: \operatorname{FFN}(x) = \bigl(\operatorname{SiLU}(x W_g) \odot x W_u\bigr) W_d
+
+    with :math:`W_g, W_u, W_d` called ``gate_proj``, ``up_proj``, ``down_proj`` (Shazeer
+    2020, arXiv:2002.05202). SiLU makes it SwiGLU, GELU GeGLU, ReLU ReGLU.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width D of a token.
+    hidden_dim : int
+        Width F in between. Three matrices instead of two: with two thirds of the hidden
+        width it has as many parameters as :class:`FeedForward`.
+    activation : callable
+        Applied to the gate.
+    bias : bool
+        Whether the projections have a bias; published models have none.
+    dropout : float
+        Share of the hidden numbers dropped in training.
+
+    Notes
+    -----
+    The probes ``gate`` and ``hidden`` hold the activated gate and its product with the
+    other branch, shape (..., F).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tfdoc import GatedFeedForward
+    >>> GatedFeedForward(8, hidden_dim=24)(torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        hidden_dim: int,
+        activation: Activation = F.silu,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = positive_int("embed_dim", embed_dim)
+        positive_int("hidden_dim", hidden_dim)
+        self.gate_proj = nn.Linear(embed_dim, hidden_dim, bias)
+        self.up_proj = nn.Linear(embed_dim, hidden_dim, bias)
+        self.activation = _callable(activation)
+        self.gate, self.hidden = Probe(), Probe()
+        self.dropout = nn.Dropout(probability("dropout", dropout))
+        self.down_proj = nn.Linear(hidden_dim, embed_dim, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of `x`, shape (..., D), on its own; the shape stays."""
+        vectors("x", x, self.embed_dim)
+        gate = self.gate(self.activation(self.gate_proj(x)))  # (..., F)
+        hidden = self.hidden(gate * self.up_proj(x))
+        out: Tensor = self.down_proj(self.dropout(hidden))
+        return out
+
+
+def _callable(activation: Activation) -> Activation:
+    if isinstance(activation, type) or not callable(activation):
+        raise TypeError(
+            f"activation must be a function of a tensor, such as F.gelu, "
+            f"got {activation!r}"
+        )
+    return activation
