@@ -1,0 +1,15 @@
+"""The engine of the site: small Sphinx extensions around executed pages."""
+
+from __future__ import annotations
+
+from sphinx.application import Sphinx
+from sphinx.util.typing import ExtensionMetadata
+
+from . import cards, figures, gallery, mathml
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Set up all parts."""
+    for part in (cards, figures, gallery, mathml):
+        part.setup(app)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

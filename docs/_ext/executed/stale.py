@@ -1,0 +1,110 @@
+"""Which pages have to run again.
+
+sphinx-gallery runs a script again when the script changes. What a page shows also
+depends on ``tfdoc``, on the code here that prepares and draws, on the versions
+installed and on the device. Each run leaves a record of all that beside its page.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from . import clock
+
+LIBRARIES = ("matplotlib", "numpy", "sphinx-gallery", "torch", "transformers")
+_ENGINE = ("state.py", "figures.py", "gallery.py", "site.mplstyle")
+
+Pairs = Iterable[tuple[Path, Path]]
+
+
+def forget(app: Sphinx, pairs: Pairs) -> None:
+    """Remove what earlier builds made of scripts that are gone or now stale.
+
+    Parameters
+    ----------
+    app : Sphinx
+        Its ``executed_package`` is the folder of the package that pages import.
+    pairs : iterable of (Path, Path)
+        Each script with its copy among the documents.
+    """
+    package = Path(app.srcdir, app.config.executed_package)
+    copies = {copy: fingerprint(script, package) for script, copy in pairs}
+    root = Path(app.srcdir, app.config.sphinx_gallery_conf["gallery_dirs"])
+    for copy in root.glob("*/*.py"):
+        if copies.get(copy) != _read(copy).get("key"):
+            for made in (
+                *copy.parent.glob(f"{copy.stem}.*"),
+                *copy.parent.glob(f"images/**/sphx_glr_{copy.stem}_*"),
+            ):
+                made.unlink()
+    sections = {copy.parent for copy in copies}
+    for folder in root.glob("[0-9]*_*"):
+        if folder not in sections:
+            shutil.rmtree(folder)
+
+
+def remember(app: Sphinx, pairs: Pairs) -> None:
+    """Write the record of every page that just ran to its end."""
+    package = Path(app.srcdir, app.config.executed_package)
+    for script, copy in pairs:
+        if script.name in clock.costs and copy.with_name(f"{copy.name}.md5").exists():
+            cost = clock.costs.pop(script.name)
+            record = {"key": fingerprint(script, package), **cost._asdict()}
+            _record(copy).write_text(json.dumps(record), encoding="utf-8")
+
+
+def cost(copy: Path) -> clock.Cost:
+    """Return what the page took when it last ran; 0 seconds if it never did."""
+    record = _read(copy)
+    return clock.Cost(record.get("seconds", 0.0), record.get("memory"))
+
+
+def fingerprint(script: Path, package: Path) -> str:
+    """Hash all that the page made of `script` depends on."""
+    here = Path(__file__).parent
+    files = [script, *(here / name for name in _ENGINE)]
+    if uses(script, package.name):
+        files += sorted(package.rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.name} {content}\n".encode())
+    digest.update(_surroundings().encode())
+    return digest.hexdigest()
+
+
+def uses(script: Path, package: str) -> bool:
+    """Say whether `script` imports `package`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"), script.name)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return any(name.partition(".")[0] == package for name in names)
+
+
+def _surroundings() -> str:
+    installed = {d.name.lower(): d.version for d in metadata.distributions()}
+    versions = {name: installed.get(name) for name in LIBRARIES}
+    device = os.environ.get("TFDOC_DEVICE", "cpu")
+    return json.dumps([versions, platform.python_version(), device])
+
+
+def _record(copy: Path) -> Path:
+    return copy.with_name(f"{copy.stem}.run.json")
+
+
+def _read(copy: Path) -> dict[str, float | str]:
+    record = _record(copy)
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}

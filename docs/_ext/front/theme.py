@@ -1,0 +1,126 @@
+"""Changes to furo and sphinx-gallery that templates and style sheets cannot make.
+
+Every page drops the assets it has no use for, every landmark gets a name, a gallery
+page learns where its program lies, and the page for missing pages works at any depth.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+
+# tfdoc.css styles what the pages use of these, in a twentieth of the weight.
+DROPPED = {
+    "design-tabs.js",
+    "sg-tags.js",
+    "sg_gallery-binder.css",
+    "sg_gallery-dataframe.css",
+    "sg_gallery-rendered-html.css",
+    "sg_gallery.css",
+    "sphinx-design.min.css",
+}
+# What furo writes -> what a screen reader can tell apart.
+LABELS = {
+    '<aside class="sidebar-drawer">': (
+        '<aside class="sidebar-drawer" aria-label="All pages">'
+    ),
+    '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
+    '<div class="content-icon-container">': (
+        '<div class="content-icon-container" role="region" aria-label="Page tools">'
+    ),
+}
+TAG_LIST = re.compile(r"<div id='sg-tag-list' class='sphx-glr-tag-list'></div>")
+RELATIVE = re.compile(r'\b(href|src|action)="(?![#/]|\w+:)')
+
+
+def labelled(body: str) -> str:
+    """Name the landmarks of a page's `body`; a furo that changed them is an error."""
+    for old, new in LABELS.items():
+        if old not in body:
+            msg = f"furo no longer writes {old!r}: mend LABELS in {__file__}"
+            raise ValueError(msg)
+        body = body.replace(old, new)
+    return TAG_LIST.sub("", body)
+
+
+class OneTitle(SphinxTransform):
+    """Put the sections of the gallery's index under its title, not beside it."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:  # noqa: ARG002
+        """Move every later top-level section into the first."""
+        first, *others = self.document.findall(
+            lambda n: isinstance(n, nodes.section) and n.parent is self.document
+        ) or [None]
+        for section in others:
+            self.document.remove(section)
+            first += section
+
+
+def gallery_links(app: Sphinx, page: str, doctree: nodes.document) -> dict[str, str]:
+    """Where the program behind a gallery page lies, or {} for another page."""
+    files = {
+        Path(node["filename"]).suffix: f"_downloads/{node['filename']}"
+        for node in doctree.findall(addnodes.download_reference)
+        if "filename" in node
+    }
+    if ".py" not in files:
+        return {}
+    source = page.replace("learn/", "gallery/", 1) + ".py"
+    repository = app.config.html_theme_options["source_repository"].rstrip("/")
+    owner_and_name = urlsplit(repository).path
+    colab = f"https://colab.research.google.com/github{owner_and_name}/blob/notebooks"
+    return {
+        "colab": f"{colab}/{page}.ipynb",
+        "edit": f"{repository}/edit/main/{source}",
+        "view": f"{repository}/blob/main/{source}",
+        "script": files[".py"],
+        "notebook": files[".ipynb"],
+    }
+
+
+def complete_context(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,  # noqa: ARG001
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Give the templates what they ask for, and drop what no page uses."""
+    for kind in ("css_files", "script_files"):
+        context[kind] = [
+            file for file in context[kind] if Path(file.filename).name not in DROPPED
+        ]
+    context["gallery"] = gallery_links(app, pagename, doctree) if doctree else {}
+
+
+def root_addresses(app: Sphinx, exception: Exception | None) -> None:
+    """Let 404.html, which is served at any depth, find its files from the root."""
+    page = Path(app.outdir, "404.html")
+    if exception is None and page.exists():
+        root = urlsplit(app.config.html_baseurl).path or "/"
+        html = RELATIVE.sub(rf'\1="{root}', page.read_text(encoding="utf-8"))
+        page.write_text(html, encoding="utf-8", newline="\n")
+
+
+def add_filter(app: Sphinx) -> None:
+    """Let the page template call `labelled`."""
+    templates = getattr(app.builder, "templates", None)
+    if templates is not None:
+        templates.environment.filters["labelled"] = labelled
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above with Sphinx's events."""
+    app.add_transform(OneTitle)
+    app.connect("builder-inited", add_filter)
+    app.connect("html-page-context", complete_context, priority=900)
+    app.connect("build-finished", root_addresses)

@@ -1,0 +1,63 @@
+"""Configuration of the site; the engine behind it is the package ``_ext/executed``."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+here = Path(__file__).parent
+sys.path[:0] = [str(here / "_ext"), str(here.parent)]
+
+from executed import gallery  # noqa: E402
+
+with (here.parent / "pyproject.toml").open("rb") as file:
+    metadata = tomllib.load(file)["project"]
+urls = metadata["urls"]
+
+project = "tfdoc"
+author = "The tfdoc developers"
+copyright = author  # noqa: A001 - Sphinx's name for it
+version = release = metadata["version"]
+language = "en_GB"
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_sitemap",
+    "sphinxext.opengraph",
+    "executed",
+]
+nitpicky = True
+exclude_patterns = ["_build", "_ext", "_static", "_templates"]
+templates_path = ["_templates"]
+default_role = "code"
+
+sphinx_gallery_conf = gallery.settings()
+
+autosummary_generate = True
+autodoc_typehints = "none"  # types stand in the numpydoc sections
+napoleon_google_docstring = False
+
+html_theme = "furo"
+html_title = "tfdoc"
+html_baseurl = urls["Documentation"]
+html_static_path = ["_static"]
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_permalinks_icon = "#"
+html_context = {"repository": urls["Repository"]}
+html_theme_options = {
+    "source_repository": urls["Repository"],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+
+ogp_site_url = urls["Documentation"]
+ogp_social_cards = {"enable": False}
+sitemap_url_scheme = "{link}"
+copybutton_exclude = ".linenos, .gp, .go"
