@@ -27,7 +27,12 @@ DROPPED = {
     "sphinx-design.min.css",
 }
 # What furo writes -> what a screen reader can tell apart.
+TOGGLES = '<input type="checkbox" class="sidebar-toggle" name="__navigation"'
 LABELS = {
+    TOGGLES: f'<nav aria-label="Menus">{TOGGLES}',
+    '<label class="overlay sidebar-overlay"': (
+        '</nav>\n<label class="overlay sidebar-overlay"'
+    ),
     '<aside class="sidebar-drawer">': (
         '<aside class="sidebar-drawer" aria-label="All pages">'
     ),
