@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 from tfdoc._checks import divides, positive_int
 
 __all__ = ["count_params", "estimate_params"]
+
+
+class Shape(TypedDict, total=False):
+    """The keywords of :func:`count_params`."""
+
+    num_kv_heads: int | None
+    head_dim: int | None
+    num_positions: int
+    gated: bool
+    bias: bool
+    tied: bool
 
 
 def count_params(  # noqa: PLR0913  # the numbers of a model's table
@@ -100,23 +113,17 @@ def count_params(  # noqa: PLR0913  # the numbers of a model's table
     }
 
 
-def estimate_params(  # noqa: PLR0913  # the numbers of a model's table
+def estimate_params(
     vocab_size: int,
     embed_dim: int,
     num_layers: int,
     hidden_dim: int,
     num_heads: int,
-    *,
-    num_kv_heads: int | None = None,
-    head_dim: int | None = None,
-    num_positions: int = 0,
-    gated: bool = True,
-    bias: bool = False,
-    tied: bool = False,
+    **shape: Unpack[Shape],
 ) -> float:
     """Return the parameters of a decoder in billions.
 
-    The sum of :func:`count_params`, whose parameters these are, over 1e9. The popular
+    The sum of :func:`count_params`, which takes the same arguments, over 1e9. The popular
     formula V D + L (4 D D + 2 D F + 4 D) + D V knows neither the third matrix of a gated
     network nor grouped heads, biases or tying: for Llama-7B it says 5.3.
 
@@ -130,16 +137,6 @@ def estimate_params(  # noqa: PLR0913  # the numbers of a model's table
     0.12444
     """
     counts = count_params(
-        vocab_size,
-        embed_dim,
-        num_layers,
-        hidden_dim,
-        num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        num_positions=num_positions,
-        gated=gated,
-        bias=bias,
-        tied=tied,
+        vocab_size, embed_dim, num_layers, hidden_dim, num_heads, **shape
     )
     return sum(counts.values()) / 1e9
