@@ -29,6 +29,7 @@ extensions = [
     "sphinx_sitemap",
     "sphinxext.opengraph",
     "executed",
+    "front",
 ]
 nitpicky = True
 exclude_patterns = ["_build", "_ext", "_static", "_templates"]

@@ -5,11 +5,31 @@ from __future__ import annotations
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
-from . import cards, figures, gallery, mathml
+from . import (
+    cards,
+    figures,
+    gallery,
+    inventories,
+    mathml,
+    notebooks,
+    presentation,
+    runtimes,
+)
+
+PARTS = (
+    cards,
+    figures,
+    gallery,
+    inventories,
+    mathml,
+    notebooks,
+    presentation,
+    runtimes,
+)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Set up all parts."""
-    for part in (cards, figures, gallery, mathml):
+    for part in PARTS:
         part.setup(app)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

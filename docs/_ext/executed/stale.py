@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -59,14 +60,14 @@ def remember(app: Sphinx, pairs: Pairs) -> None:
     for script, copy in pairs:
         if script.name in clock.costs and copy.with_name(f"{copy.name}.md5").exists():
             cost = clock.costs.pop(script.name)
-            record = {"key": fingerprint(script, package), **cost._asdict()}
-            _record(copy).write_text(json.dumps(record), encoding="utf-8")
+            content = {"key": fingerprint(script, package), **cost._asdict()}
+            record(copy).write_text(json.dumps(content), encoding="utf-8")
 
 
 def cost(copy: Path) -> clock.Cost:
     """Return what the page took when it last ran; 0 seconds if it never did."""
-    record = _read(copy)
-    return clock.Cost(record.get("seconds", 0.0), record.get("memory"))
+    content = _read(copy)
+    return clock.Cost(content.get("seconds", 0.0), content.get("memory"))
 
 
 def fingerprint(script: Path, package: Path) -> str:
@@ -101,10 +102,11 @@ def _surroundings() -> str:
     return json.dumps([versions, platform.python_version(), device])
 
 
-def _record(copy: Path) -> Path:
+def record(copy: Path) -> Path:
+    """Return where the record of a page lies, beside its copy."""
     return copy.with_name(f"{copy.stem}.run.json")
 
 
-def _read(copy: Path) -> dict[str, float | str]:
-    record = _record(copy)
-    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+def _read(copy: Path) -> dict[str, Any]:
+    path = record(copy)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,0 +1,201 @@
+"""The notebook of every page, and the zip of every section.
+
+A notebook says first how to install what it imports. What only the site can show
+becomes plain Markdown: dropdowns fold with ``<details>``, references become links to
+the site. Written once all pages are read, when every link is known.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import textwrap
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import count, groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.ext.intersphinx import resolve_reference_detect_inventory
+from sphinx_gallery import notebook, py_source_parser
+
+from . import gallery
+
+INSTALL = '%pip install -q "tfdoc[pages] @ git+{repository}"'
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows
+
+_DIRECTIVE = re.compile(
+    r"^\.\. (?P<name>dropdown|math)::[ ]*(?P<title>.*)\n"
+    r"(?P<body>(?:[ ]{2,}.*\n|[ ]*\n)*)",
+    re.MULTILINE,
+)
+_OPTIONS = re.compile(r"\A(?:\s*:[\w-]+:.*\n)+")
+
+
+def write_all(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Write notebooks and zips (``env-updated``); no page has to be written again."""
+    if app.builder.format == "html":
+        pairs = [copy for _, copy in gallery.scripts(app)]
+        for folder, copies in groupby(pairs, key=lambda copy: copy.parent):
+            files = []
+            for copy in copies:
+                docname = gallery.docname(app, copy)
+                content = notebook_of(copy, links(app, env, docname), app.config)
+                _write(copy.with_suffix(".ipynb"), content.encode())
+                files += [copy, copy.with_suffix(".ipynb")]
+            _write(archive(folder), zipped(files))
+    return []
+
+
+def notebook_of(script: Path, known: dict[str, str], config: Any) -> str:
+    """Return the page made of `script` as a notebook.
+
+    Parameters
+    ----------
+    script : pathlib.Path
+        The script or its copy.
+    known : dict of str to str
+        Every reference of the page, as written, with its Markdown.
+    config : sphinx.config.Config
+        Has the site's settings.
+
+    Returns
+    -------
+    str
+        JSON of notebook format 4.5, the same for the same page.
+    """
+    install = INSTALL.format(repository=config.html_context["repository"])
+    cells = [("code", install), *_cells(script, known, config.sphinx_gallery_conf)]
+    content = {
+        "cells": [
+            {
+                "cell_type": kind,
+                "id": f"cell-{number:02d}",
+                "metadata": {},
+                **({"execution_count": None, "outputs": []} if kind == "code" else {}),
+                "source": source.splitlines(keepends=True),
+            }
+            for number, (kind, source) in enumerate(cells)
+        ],
+        "metadata": {
+            "kernelspec": {
+                "display_name": "Python 3",
+                "language": "python",
+                "name": "python3",
+            },
+            "language_info": {"name": "python"},
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _cells(
+    script: Path, known: dict[str, str], conf: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield kind and source of every cell."""
+    levels: Any = defaultdict(lambda numbers=count(1): next(numbers))
+    _, blocks = py_source_parser.split_code_and_text_blocks(script)
+    for kind, content, _ in blocks:
+        if kind == "text":
+            plain = markdown(content + "\n", known)
+            text = notebook.rst2md(plain, conf, script.parent, levels)
+            yield "markdown", text.strip()
+        else:
+            code = py_source_parser.remove_ignore_blocks(content)
+            code = py_source_parser.remove_config_comments(code).strip()
+            if code:
+                yield "code", code
+
+
+def markdown(text: str, known: dict[str, str]) -> str:
+    """Return `text` with dropdowns, formulas and references as Markdown has them."""
+
+    def directive(match: re.Match[str]) -> str:
+        body = textwrap.dedent(_OPTIONS.sub("", match["body"])).strip()
+        if match["name"] == "dropdown":
+            summary = f"<details><summary>{match['title']}</summary>"
+            return f"{summary}\n\n{markdown(body, {})}\n\n</details>\n\n"
+        formula = f"{match['title']}\n{body}".strip()
+        if r"\\" in formula and r"\begin" not in formula:
+            formula = rf"\begin{{aligned}}{formula}\end{{aligned}}"
+        return f"$$\n{formula}\n$$\n\n"
+
+    text = _DIRECTIVE.sub(directive, text)
+    for raw in sorted(known, key=len, reverse=True):
+        text = text.replace(raw, known[raw])
+    return text
+
+
+def links(app: Sphinx, env: BuildEnvironment, docname: str) -> dict[str, str]:
+    """Return every reference of a page, as written, with its Markdown."""
+    base = urljoin(app.config.html_baseurl, app.builder.get_target_uri(docname))
+    found = {}
+    for node in env.get_doctree(docname).findall(addnodes.pending_xref):
+        content = node.children[0]
+        place = _address(app, env, docname, node)
+        text = place.astext() if place is not None else content.astext()
+        label = f"`{text}`" if isinstance(content, nodes.literal) else text
+        if place is not None:
+            anchor = f"#{place['refid']}" if "refid" in place else ""
+            label = f"[{label}]({urljoin(base, place.get('refuri', '') + anchor)})"
+        found[node.rawsource] = label
+    found.pop("", None)
+    return found
+
+
+def _address(
+    app: Sphinx, env: BuildEnvironment, docname: str, node: addnodes.pending_xref
+) -> nodes.reference | None:
+    """Resolve a reference within the site, then elsewhere."""
+    content = node.children[0]
+    assert isinstance(content, nodes.TextElement)  # noqa: S101 - for the type checker
+    return env.domains[node["refdomain"]].resolve_xref(
+        env, docname, app.builder, node["reftype"], node["reftarget"], node, content
+    ) or resolve_reference_detect_inventory(env, node, content)
+
+
+def archive(folder: Path) -> Path:
+    """Return where the zip of a section lies."""
+    return folder / f"{folder.name}.zip"
+
+
+def zipped(files: list[Path]) -> bytes:
+    """Return `files` as a zip: sorted, without their dates, the same every time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:
+        for file in sorted(files, key=lambda file: file.name):
+            info = zipfile.ZipInfo(f"{file.parent.name}/{file.name}", _ZIP_DATE)
+            info.external_attr = 0o644 << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix, wherever the site is built
+            target.writestr(info, file.read_bytes())
+    return buffer.getvalue()
+
+
+def prepare(app: Sphinx) -> None:
+    """Make room for the zips: Sphinx asks for them before they can be written."""
+    for _, copy in gallery.scripts(app):
+        archive(copy.parent).touch()
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Write `content` if it is new, dated so that no page looks out of date."""
+    if not target.exists() or target.read_bytes() != content:
+        target.write_bytes(content)
+        os.utime(target, (0, 0))
+
+
+def setup(app: Sphinx) -> None:
+    """Connect to Sphinx."""
+    app.connect("builder-inited", prepare, priority=600)
+    app.connect("env-updated", write_all)
