@@ -5,8 +5,8 @@
 # ///
 """Build the site, test it, check it: `nox -l` lists the sessions.
 
-One virtual environment serves them all. `nox --no-venv` uses the packages that the
-running Python already has and installs nothing.
+One virtual environment, `.nox/tfdoc`, serves them all: torch is large. With `--no-venv`
+the running Python's own packages serve, and nothing is installed.
 """
 
 from __future__ import annotations
@@ -14,154 +14,149 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.default_venv_backend = "venv"
-nox.options.reuse_venv = "yes"
-nox.options.error_on_external_run = True
+# nox would make an environment for each session; `python` below makes the shared one.
+nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).parent
 BUILD = ROOT / "docs" / "_build"
+SHARED = ROOT / ".nox" / "tfdoc"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-SHARED = ".nox/tfdoc"
 DEVICES = nox.parametrize("device", ["cpu", "cuda"], ids=["cpu", "cuda"])
-# Two OpenMP threads on tiny tensors wait for each other more than they work.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """Install tfdoc with the pinned torch and these dependency groups."""
-    if isinstance(session.virtualenv, nox.virtualenv.PassthroughEnv):
-        session.log("no virtual environment: using the packages that are here")
-        return
+def python(session: nox.Session, *groups: str) -> str:
+    """Return the Python to run, with tfdoc, the pinned torch and these groups."""
+    if "--no-venv" in sys.argv:
+        session.log("no virtual environment: using the packages of this Python")
+        return sys.executable
+    executable = SHARED / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if not executable.with_suffix(".exe" if os.name == "nt" else "").exists():
+        session.run(sys.executable, "-m", "venv", str(SHARED))
+    pip = [str(executable), "-m", "pip", "install", "--quiet"]
     torch = nox.project.dependency_groups(PROJECT, "torch")
     if index := os.environ.get("TFDOC_TORCH_INDEX"):
-        session.install(*torch, "--index-url", index)
+        session.run(*pip, *torch, "--index-url", index)
     wanted = nox.project.dependency_groups(PROJECT, *groups)
-    session.install(*torch, *wanted, "-e", ".[pages]")
+    session.run(*pip, *torch, *wanted, "--editable", ".[pages]")
+    return str(executable)
 
 
-def require(session: nox.Session, device: str) -> None:
-    """Skip at once where there is no GPU, before anything is installed."""
-    if device == "cuda" and not (
-        shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists()
-    ):
-        session.skip("no GPU: found neither nvidia-smi on PATH nor /dev/nvidia0")
+def run(session: nox.Session, *command: str, device: str = "cpu") -> None:
+    """Run a command in the environment of everything that computes."""
+    settings = {
+        "TFDOC_DEVICE": device,
+        "MPLBACKEND": "agg",
+        "HF_HUB_OFFLINE": "1",
+        # Two OpenMP threads on tiny tensors wait for each other more than they work.
+        "OMP_NUM_THREADS": "1",
+    }
+    session.run(*command, env=settings, external=True)
 
 
-def environment(device: str = "cpu") -> dict[str, str]:
-    """Return the environment of everything that computes."""
-    return {"TFDOC_DEVICE": device, "MPLBACKEND": "agg", **ONE_THREAD, **OFFLINE}
+def need(session: nox.Session, device: str) -> None:
+    """Skip where there is no GPU, before anything is installed."""
+    found = shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists()
+    if device == "cuda" and not found:
+        session.skip("no GPU: looked for nvidia-smi on PATH and for /dev/nvidia0")
 
 
-def sphinx(session: nox.Session, builder: str, out: Path, device: str = "cpu") -> None:
+def sphinx(session: nox.Session, out: str, device: str = "cpu") -> None:
     """Run Sphinx with every warning an error."""
-    strict = ["-W", "--keep-going", "-n"]
-    doctrees = BUILD / f"doctrees-{device}"
-    arguments = ["-b", builder, "-d", str(doctrees), "docs", str(out)]
-    session.run(
-        "python", "-m", "sphinx", *strict, *arguments, *session.posargs,
-        env=environment(device),
+    builder = "linkcheck" if out == "linkcheck" else "html"
+    run(
+        session, python(session, "docs"), "-m", "sphinx",
+        "-W", "--keep-going", "-n", "-b", builder,
+        "-d", str(BUILD / f"doctrees-{device}"), "docs", str(BUILD / out),
+        *session.posargs, device=device,
     )  # fmt: skip
 
 
-@nox.session(default=True, venv_location=SHARED, tags=["build"])
+@nox.session(tags=["build"])
 @DEVICES
 def docs(session: nox.Session, device: str) -> None:
-    """Build the site: run every page, warnings are errors."""
-    require(session, device)
-    install(session, "docs")
-    out = BUILD / ("html" if device == "cpu" else f"html-{device}")
-    sphinx(session, "html", out, device)
-    session.log(f"open {(out / 'index.html').as_uri()}")
+    """Build the site: run every page, every warning is an error."""
+    need(session, device)
+    out = "html" if device == "cpu" else f"html-{device}"
+    sphinx(session, out, device=device)
+    session.log(f"now open {(BUILD / out / 'index.html').as_uri()}")
 
 
-@nox.session(default=True, venv_location=SHARED, tags=["test"])
+@nox.session(tags=["test"])
 @DEVICES
 def tests(session: nox.Session, device: str) -> None:
     """Test the package, every page and the machinery of the site."""
-    require(session, device)
-    install(session, "test", "docs")
-    session.run("python", "-m", "pytest", *session.posargs, env=environment(device))
+    need(session, device)
+    executable = python(session, "test", "docs")
+    run(session, executable, "-m", "pytest", *session.posargs, device=device)
 
 
-@nox.session(default=False, venv_location=SHARED, tags=["test"])
+@nox.session(default=False, tags=["test"])
 def coverage(session: nox.Session) -> None:
     """Measure which branches of the package its own tests reach; 95 % at least."""
-    install(session, "test", "docs")
-    measured = ["--cov=tfdoc", "--cov-branch", "--cov-fail-under=95"]
-    leave_out = ["--ignore=tests/site"]
-    session.run(
-        "python", "-m", "pytest", *measured, *leave_out, *session.posargs,
-        env=environment(),
+    run(
+        session, python(session, "test", "docs"), "-m", "pytest", "--ignore=tests/site",
+        "--cov=tfdoc", "--cov-branch", "--cov-report=term-missing",
+        "--cov-fail-under=95", *session.posargs,
     )  # fmt: skip
 
 
-@nox.session(default=False, venv_location=SHARED, tags=["test"])
+@nox.session(default=False, tags=["test"])
 def doctest(session: nox.Session) -> None:
     """Run the example in every docstring."""
-    install(session, "test")
-    session.run(
-        "python", "-m", "pytest", "--doctest-modules", "tfdoc", *session.posargs,
-        env=environment(),
-    )  # fmt: skip
+    command = ["-m", "pytest", "--doctest-modules", "tfdoc"]
+    run(session, python(session, "test"), *command, *session.posargs)
 
 
-@nox.session(default=False, venv_location=SHARED, tags=["check"])
+@nox.session(default=False, tags=["check"])
 def lint(session: nox.Session) -> None:
     """Check style and packaging habits; `-- --fix` mends what can be mended."""
-    install(session, "lint")
     parser = argparse.ArgumentParser(prog="nox -s lint --")
     parser.add_argument("--fix", action="store_true", help="rewrite the files")
     fix = parser.parse_args(session.posargs).fix
-    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
-    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
-    session.run("repo-review", ".")
+    executable = python(session, "lint")
+    run(session, executable, "-m", "ruff", "check", *(["--fix"] if fix else []))
+    run(session, executable, "-m", "ruff", "format", *([] if fix else ["--check"]))
+    run(session, executable, "-m", "repo_review", ".")
 
 
-@nox.session(default=False, venv_location=SHARED, tags=["check"])
+@nox.session(default=False, tags=["check"])
 def typecheck(session: nox.Session) -> None:
     """Check the types, strictly."""
-    install(session, "typecheck", "test", "docs", "browser")
-    session.run("python", "-m", "mypy", *session.posargs)
+    executable = python(session, "typecheck", "test", "docs", "browser")
+    run(session, executable, "-m", "mypy", *session.posargs)
 
 
-@nox.session(default=False, venv_location=SHARED, tags=["check"])
+@nox.session(default=False, tags=["check"])
 def linkcheck(session: nox.Session) -> None:
     """Follow every outgoing link; needs a network."""
-    install(session, "docs")
-    sphinx(session, "linkcheck", BUILD / "linkcheck")
+    sphinx(session, "linkcheck")
 
 
-@nox.session(name="docs-live", default=False, venv_location=SHARED, tags=["build"])
+@nox.session(name="docs-live", default=False, tags=["build"])
 def docs_live(session: nox.Session) -> None:
     """Serve the site and rebuild it at each change, until interrupted."""
     parser = argparse.ArgumentParser(prog="nox -s docs-live --")
     parser.add_argument("--port", type=int, default=8000, help="where to serve")
     port = parser.parse_args(session.posargs).port
-    install(session, "docs", "live")
-    made = ["learn", "_build"]
-    session.run(
-        "sphinx-autobuild", "--port", str(port), "--watch", "gallery", "--watch", "tfdoc",
-        *(f"--ignore={ROOT / 'docs' / folder}/*" for folder in made),
+    run(
+        session, python(session, "docs", "live"), "-m", "sphinx_autobuild",
+        "--port", str(port), "--watch", "gallery", "--watch", "tfdoc",
+        "--ignore", str(ROOT / "docs/learn/*"), "--ignore", str(BUILD / "*"),
         "-d", str(BUILD / "doctrees-cpu"), "docs", str(BUILD / "html"),
-        env=environment(),
     )  # fmt: skip
 
 
-@nox.session(default=False, venv_location=SHARED, tags=["check"])
+@nox.session(default=False, tags=["check"])
 def a11y(session: nox.Session) -> None:
     """Open every page of the built site in Chromium: access, weight, requests."""
-    install(session, "test", "browser")
-    site = os.environ.get("TFDOC_SITE", str(BUILD / "html"))
-    session.run(
-        "python", "-m", "pytest", "tests/browser", *session.posargs,
-        env={"TFDOC_SITE": site},
-    )  # fmt: skip
+    executable = python(session, "test", "browser")
+    run(session, executable, "-m", "pytest", "tests/browser", *session.posargs)
 
 
 if __name__ == "__main__":
