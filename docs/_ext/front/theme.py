@@ -107,6 +107,12 @@ def complete_context(
     context["gallery"] = gallery_links(app, pagename, doctree) if doctree else {}
 
 
+def name_repository(app: Sphinx, docname: str, source: list[str]) -> None:  # noqa: ARG001
+    """Write the repository's address where code, which has no substitutions, needs it."""
+    address = app.config.html_theme_options["source_repository"].rstrip("/")
+    source[0] = source[0].replace("|repository|", address)
+
+
 def root_addresses(app: Sphinx, exception: Exception | None) -> None:
     """Let 404.html, which is served at any depth, find its files from the root."""
     page = Path(app.outdir, "404.html")
@@ -127,5 +133,6 @@ def setup(app: Sphinx) -> None:
     """Connect the functions above with Sphinx's events."""
     app.add_transform(OneTitle)
     app.connect("builder-inited", add_filter)
+    app.connect("source-read", name_repository)
     app.connect("html-page-context", complete_context, priority=900)
     app.connect("build-finished", root_addresses)
