@@ -41,6 +41,8 @@ sphinx_gallery_conf = gallery.settings()
 autosummary_generate = True
 autodoc_typehints = "none"  # types stand in the numpydoc sections
 napoleon_google_docstring = False
+napoleon_use_param = False  # types are words for a reader, as in "Tensor, (B, T, D)"
+napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = "tfdoc"
