@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, ViewportSize
@@ -30,8 +32,17 @@ CHROMIUM_FLAGS = [
 TEXT = {".html", ".css", ".js", ".svg", ".json", ".txt", ".xml"}
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a log line for each."""
+class _Handler(SimpleHTTPRequestHandler):
+    """Serves a folder under the path that the site will have, without a log."""
+
+    def __init__(self, *args: Any, root: str, **kwargs: Any) -> None:
+        self.root = root
+        super().__init__(*args, **kwargs)
+
+    def translate_path(self, path: str) -> str:
+        """Find the file below `root`; there is nothing beside it."""
+        inside = path.startswith(self.root)
+        return super().translate_path(path.removeprefix(self.root) if inside else "//")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
@@ -39,11 +50,18 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """Serve `folder` on this machine only, and give the address of its root."""
-    handler = partial(_Quiet, directory=str(folder))
+    """Serve `folder` on this machine only, and give the address of its home page.
+
+    The path is that of the published site, which the pages name in their canonical
+    address, so that addresses from the root work as they will there.
+    """
+    home = (folder / "index.html").read_text(encoding="utf-8")
+    published = re.search('rel="canonical" href="([^"]*/)', home)
+    root = urlsplit(published[1]).path if published else "/"
+    handler = partial(_Handler, root=root, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
+        yield f"http://127.0.0.1:{server.server_port}{root}"
         server.shutdown()
 
 
@@ -101,7 +119,7 @@ class Checker:
             seen.problems.append(f"asks another host: {url}")
             route.abort()
             return
-        seen.requests.append(unquote(urlsplit(url).path).lstrip("/"))
+        seen.requests.append(unquote(urlsplit(url.removeprefix(self.address)).path))
         route.continue_()
 
     def _accessible(self, page: Page, seen: Visit) -> None:

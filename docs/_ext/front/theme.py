@@ -41,6 +41,7 @@ LABELS = {
         '<div class="content-icon-container" role="region" aria-label="Page tools">'
     ),
 }
+CAPTION = '<p class="caption" role="heading">'
 TAG_LIST = re.compile(r"<div id='sg-tag-list' class='sphx-glr-tag-list'></div>")
 RELATIVE = re.compile(r'\b(href|src|action)="(?![#/]|\w+:)')
 
@@ -52,6 +53,7 @@ def labelled(body: str) -> str:
             msg = f"furo no longer writes {old!r}: mend LABELS in {__file__}"
             raise ValueError(msg)
         body = body.replace(old, new)
+    body = body.replace(CAPTION, CAPTION.replace(">", ' aria-level="2">'))
     return TAG_LIST.sub("", body)
 
 
