@@ -7,7 +7,7 @@ from pathlib import Path
 here = Path(__file__).parent
 sys.path[:0] = [str(here / "_ext"), str(here.parent)]
 
-from executed import gallery  # noqa: E402
+from executed import gallery
 
 with (here.parent / "pyproject.toml").open("rb") as file:
     metadata = tomllib.load(file)["project"]
@@ -41,6 +41,8 @@ sphinx_gallery_conf = gallery.settings()
 autosummary_generate = True
 autodoc_typehints = "none"  # types stand in the numpydoc sections
 napoleon_google_docstring = False
+napoleon_use_param = False  # types are words, not references
+napoleon_use_rtype = False
 napoleon_use_param = False  # types are words for a reader, as in "Tensor, (B, T, D)"
 napoleon_use_rtype = False
 

@@ -12,8 +12,15 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
-from sphinx_gallery import backreferences, gen_rst, py_source_parser
+from sphinx_gallery import (  # type: ignore[import-untyped]
+    backreferences,
+    gen_rst,
+    py_source_parser,
+)
+
+logger = logging.getLogger(__name__)
 
 CARD = "\n.. page-card:: {doc_name}\n\n"
 
@@ -26,8 +33,8 @@ class Page:
         self.intro, self.title = gen_rst.extract_intro_and_title(
             script, blocks[0].content
         )
-        number = conf.get("thumbnail_number", 1)
-        self.picture = f"images/sphx_glr_{script.stem}_{number:03d}.svg"
+        self.number = conf.get("thumbnail_number", 1)
+        self.picture = f"images/sphx_glr_{script.stem}_{self.number:03d}.svg"
 
 
 class PageCard(SphinxDirective):
@@ -42,6 +49,14 @@ class PageCard(SphinxDirective):
         self.env.note_dependency(script)
         page = Page(script)
         picture = (script.parent / page.picture).relative_to(self.env.srcdir)
+        if not Path(self.env.srcdir, picture).exists():
+            logger.warning(
+                "%s has no figure number %d for its card: draw one, or change its "
+                "sphinx_gallery_thumbnail_number",
+                script.name,
+                page.number,
+            )
+            return []
         card = nodes.container(classes=["page-card"])
         card += nodes.image(uri=f"/{picture.as_posix()}", alt="")
         link = addnodes.pending_xref(

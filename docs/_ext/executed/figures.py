@@ -79,8 +79,12 @@ def save(figure: Figure, path: Path) -> None:
     """Draw `figure` once, as `path` for light pages and ``*_dark.svg`` for dark."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=_METADATA)
-    drawing = re.sub(r"<!--.*?-->\n? *|<metadata>.*?</metadata>\n? *", "",
-                     buffer.getvalue(), flags=re.S)
+    drawing = re.sub(
+        r"<!--.*?-->\n? *|<metadata>.*?</metadata>\n? *",
+        "",
+        buffer.getvalue(),
+        flags=re.DOTALL,
+    )
     for mode, target in enumerate((path, dark(path))):
         svg = drawing
         for sentinel, colours in COLOURS.items():
@@ -107,18 +111,18 @@ class SplitByTheme(SphinxTransform):
         for node in list(self.document.findall(nodes.image)):
             uri = Path(node["uri"])
             if uri.suffix == ".svg" and dark(self._file(uri)).exists():
-                width, height = size(self._file(uri))
                 pair = [(uri, "only-light"), (dark(uri), "only-dark")]
-                node.replace_self([
-                    ThemedImage(
-                        uri=version.as_posix(),
-                        alt=node.get("alt", ""),
-                        classes=[*node["classes"], mode],
-                        width=str(width),
-                        height=str(height),
-                    )
-                    for version, mode in pair
-                ])
+                node.replace_self(
+                    [
+                        ThemedImage(
+                            uri=version.as_posix(),
+                            alt=node.get("alt", ""),
+                            classes=[*node["classes"], mode],
+                            size=size(self._file(uri)),
+                        )
+                        for version, mode in pair
+                    ]
+                )
 
     def _file(self, uri: Path) -> Path:
         return Path(self.env.srcdir, uri.as_posix().lstrip("/"))
@@ -137,11 +141,12 @@ def size(svg: Path) -> tuple[int, int]:
 def visit_image(self: HTML5Translator, node: ThemedImage) -> None:
     """Write a plain image whose room is reserved before it has loaded."""
     name = self.builder.images[node["uri"]]
+    width, height = node["size"]
     attributes = {
         "src": f"{self.builder.imgpath}/{name}",
         "alt": node["alt"],
-        "width": node["width"],
-        "height": node["height"],
+        "width": str(width),
+        "height": str(height),
         "loading": "lazy",
         "decoding": "async",
     }

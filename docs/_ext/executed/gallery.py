@@ -9,7 +9,9 @@ from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
-from sphinx_gallery.gen_gallery import generate_gallery_rst
+from sphinx_gallery.gen_gallery import (  # type: ignore[import-untyped]
+    generate_gallery_rst,
+)
 
 from . import clock, stale
 
@@ -88,7 +90,9 @@ def generate(app: Sphinx) -> None:
     try:
         generate_gallery_rst(app)
     except SystemExit as end:
-        msg = f"{clock.running()} called sys.exit({end.code!r}): a page runs to its end."
+        msg = (
+            f"{clock.running()} called sys.exit({end.code!r}): a page runs to its end."
+        )
         raise ExtensionError(msg) from end
     finally:
         stale.remember(app, scripts(app))

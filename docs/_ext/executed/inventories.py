@@ -53,7 +53,9 @@ def parse(listing: Path) -> tuple[str, list[str]]:
             role, template = line.split()
             continue
         if not role:
-            msg = f"{listing.name}, line {number}: {line.strip()!r} has no role above it"
+            msg = (
+                f"{listing.name}, line {number}: {line.strip()!r} has no role above it"
+            )
             raise ConfigError(msg)
         name, place = [*line.split(), template][:2]
         entries.append(f"{name} {role} 1 {place.replace('$', name)} -")

@@ -6,6 +6,9 @@ with ``-W`` stops at it.
 
 from __future__ import annotations
 
+import html
+from typing import Any
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -15,6 +18,7 @@ from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
 
+FONT = "_static/fonts/stix-two-math.woff2"
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +38,7 @@ def translate(tex: str, node: nodes.Element, *, block: bool) -> str:
         return str(tex2mathml(tex, as_block=block))
     except MathError as error:
         logger.warning("formula %r: %s", tex, error, location=node, type="mathml")
-        return f"<code>{nodes.fully_normalize_name(tex)}</code>"
+        return f"<code>{html.escape(tex)}</code>"
 
 
 def visit_math(self: HTML5Translator, node: nodes.math) -> None:
@@ -44,12 +48,9 @@ def visit_math(self: HTML5Translator, node: nodes.math) -> None:
 
 
 def visit_displaymath(self: HTML5Translator, node: nodes.math_block) -> None:
-    """Write a formula on its own; the box scrolls when it is wider than the page."""
+    """Write a formula on a line of its own (furo puts a box around it that scrolls)."""
     self.body.append(self.starttag(node, "div", CLASS="math"))
-    box = {"tabindex": "0", "role": "region", "aria-label": _("Formula")}
-    self.body.append(self.starttag({}, "div", "", CLASS="math-box", **box))
     self.body.append(translate(node.astext(), node, block=True))
-    self.body.append("</div>")
     if node["number"]:
         number = get_node_equation_number(self, node)
         self.body.append(f'<span class="eqno">({number})')
@@ -59,6 +60,27 @@ def visit_displaymath(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def load_font(
+    app: Sphinx,
+    _page: str,
+    _template: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Ask for the maths font, early, on pages that have formulas."""
+    if doctree and next(doctree.findall(_is_math), None):
+        app.add_css_file("maths.css")
+        address = context["pathto"](FONT, resource=True)
+        context["metatags"] += (
+            f'<link rel="preload" href="{address}" as="font" type="font/woff2" '
+            "crossorigin>\n"
+        )
+
+
+def _is_math(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.math | nodes.math_block)
+
+
 def setup(app: Sphinx) -> None:
     """Connect to Sphinx as the maths renderer ``mathml``."""
     app.add_html_math_renderer(
@@ -66,3 +88,4 @@ def setup(app: Sphinx) -> None:
         inline_renderers=(visit_math, None),
         block_renderers=(visit_displaymath, None),
     )
+    app.connect("html-page-context", load_font)

@@ -25,7 +25,10 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.intersphinx import resolve_reference_detect_inventory
-from sphinx_gallery import notebook, py_source_parser
+from sphinx_gallery import (  # type: ignore[import-untyped]
+    notebook,
+    py_source_parser,
+)
 
 from . import gallery
 
@@ -43,19 +46,22 @@ _OPTIONS = re.compile(r"\A(?:\s*:[\w-]+:.*\n)+")
 def write_all(app: Sphinx, env: BuildEnvironment) -> list[str]:
     """Write notebooks and zips (``env-updated``); no page has to be written again."""
     if app.builder.format == "html":
-        pairs = [copy for _, copy in gallery.scripts(app)]
-        for folder, copies in groupby(pairs, key=lambda copy: copy.parent):
+        repository = app.config.html_context["repository"]
+        pages = [copy for _, copy in gallery.scripts(app)]
+        for folder, copies in groupby(pages, key=lambda copy: copy.parent):
             files = []
             for copy in copies:
                 docname = gallery.docname(app, copy)
-                content = notebook_of(copy, links(app, env, docname), app.config)
+                if docname not in env.all_docs:
+                    continue  # `gallery.check` will say that it has no page
+                content = notebook_of(copy, links(app, env, docname), repository)
                 _write(copy.with_suffix(".ipynb"), content.encode())
                 files += [copy, copy.with_suffix(".ipynb")]
             _write(archive(folder), zipped(files))
     return []
 
 
-def notebook_of(script: Path, known: dict[str, str], config: Any) -> str:
+def notebook_of(script: Path, known: dict[str, str], repository: str) -> str:
     """Return the page made of `script` as a notebook.
 
     Parameters
@@ -64,16 +70,16 @@ def notebook_of(script: Path, known: dict[str, str], config: Any) -> str:
         The script or its copy.
     known : dict of str to str
         Every reference of the page, as written, with its Markdown.
-    config : sphinx.config.Config
-        Has the site's settings.
+    repository : str
+        Address from which git installs tfdoc.
 
     Returns
     -------
     str
         JSON of notebook format 4.5, the same for the same page.
     """
-    install = INSTALL.format(repository=config.html_context["repository"])
-    cells = [("code", install), *_cells(script, known, config.sphinx_gallery_conf)]
+    install = INSTALL.format(repository=repository)
+    cells = [("code", install), *cells_of(script, known)]
     content = {
         "cells": [
             {
@@ -99,16 +105,14 @@ def notebook_of(script: Path, known: dict[str, str], config: Any) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _cells(
-    script: Path, known: dict[str, str], conf: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Yield kind and source of every cell."""
-    levels: Any = defaultdict(lambda numbers=count(1): next(numbers))
+def cells_of(script: Path, known: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield kind and source of every cell: what the page shows, without more."""
+    levels: dict[Any, int] = defaultdict(count(1).__next__)
     _, blocks = py_source_parser.split_code_and_text_blocks(script)
     for kind, content, _ in blocks:
         if kind == "text":
             plain = markdown(content + "\n", known)
-            text = notebook.rst2md(plain, conf, script.parent, levels)
+            text = notebook.rst2md(plain, {}, script.parent, levels)
             yield "markdown", text.strip()
         else:
             code = py_source_parser.remove_ignore_blocks(content)

@@ -13,8 +13,12 @@ from sphinx.application import Sphinx
 from . import gallery, notebooks
 from .cards import Page
 
-_NOTE = re.compile(r"\.\. only:: html\n\n    \.\. note::\n.*?(?=\n\.\. rst-class)", re.S)
-_FOOTER = re.compile(r"\.\. only:: html\n\n  \.\. container:: sphx-glr-footer.*", re.S)
+_NOTE = re.compile(
+    r"\.\. only:: html\n\n    \.\. note::\n.*?(?=\n\.\. rst-class)", re.DOTALL
+)
+_FOOTER = re.compile(
+    r"\.\. only:: html\n\n  \.\. container:: sphx-glr-footer.*", re.DOTALL
+)
 _TAGS = re.compile(r"\.\. raw:: html\n\n  <div id='sg-tag-list'.*?</div>\n")
 
 _DESCRIPTION = ":og:description: {0}\n\n.. meta::\n   :description: {0}\n\n"

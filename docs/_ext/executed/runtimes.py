@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -36,8 +35,10 @@ class RunTimes(SphinxDirective):
             rows.append(row)
         lines = [".. list-table::", "   :header-rows: 1", "   :class: runtimes", ""]
         for row in rows:
-            lines += [f"   {'-' if n else '* -'} {cell}".replace("   - ", "     - ")
-                      for n, cell in enumerate(row)]
+            lines += [
+                f"   {'-' if n else '* -'} {cell}".replace("   - ", "     - ")
+                for n, cell in enumerate(row)
+            ]
         return self.parse_text_to_nodes("\n".join(lines))
 
 

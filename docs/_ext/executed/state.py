@@ -35,7 +35,7 @@ class Setting(NamedTuple):
 
     name: str
     read: Callable[[], Any]
-    write: Callable[[Any], None]
+    write: Callable[[Any], object]
 
 
 def _write_environment(variables: dict[str, str]) -> None:
@@ -49,7 +49,7 @@ def _write_path(path: list[str]) -> None:
 
 def _write_style(params: dict[str, Any]) -> None:
     # rcParams.update warns about deprecated keys even when it copies them unchanged.
-    dict.update(mpl.rcParams, params)
+    dict.update(mpl.rcParams, params)  # type: ignore[misc]
 
 
 def _write_device(device: torch.device) -> None:
@@ -60,7 +60,7 @@ def _write_device(device: torch.device) -> None:
 SETTINGS = (
     Setting("default dtype", torch.get_default_dtype, torch.set_default_dtype),
     Setting("default device", torch.get_default_device, _write_device),
-    Setting("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),  # type: ignore[arg-type]
+    Setting("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
     Setting("threads", torch.get_num_threads, torch.set_num_threads),
     Setting(
         "deterministic algorithms",
@@ -77,7 +77,7 @@ SETTINGS = (
     ),
     Setting(
         "torch print options",
-        lambda: torch._tensor_str.get_printoptions(),
+        torch._tensor_str.get_printoptions,
         lambda options: torch.set_printoptions(**options),
     ),
     Setting(
@@ -133,10 +133,21 @@ def _clean(page: str) -> None:
     _warnings.close()
     plt.close("all")
     for name, read, write in SETTINGS:
-        if read() != _start[name]:
-            logger.info("%s left its %s behind: put back", page, name)
-            write(_start[name])
+        left, start = read(), _start[name]
+        if left != start:
+            logger.info(
+                "%s left its %s behind: put back", page, _named(name, left, start)
+            )
+            write(start)
     _seed()
+
+
+def _named(name: str, left: Any, start: Any) -> str:
+    """Say what was left: of a mapping, which entries."""
+    if not isinstance(left, dict):
+        return f"{name} ({left})"
+    keys = [key for key in {**start, **left} if left.get(key) != start.get(key)]
+    return f"{name} ({', '.join(keys)})"
 
 
 def _seed() -> None:
