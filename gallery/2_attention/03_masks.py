@@ -1,0 +1,269 @@
+r"""
+A mask decides who may look at whom, and it fails in silence
+============================================================
+
+Most wrong masks raise no error: the shapes agree, and numbers come out. Read
+this page before you write a mask for padding, for generation or for packed
+documents. At the end you can build masks from three pieces, hand them to
+libraries that disagree about what True means, and test in four lines what a
+model really looks at.
+"""
+
+# %%
+# Four tokens that may not look ahead
+# -----------------------------------
+# Attention turns scores into weights with a softmax, which divides
+# exponentials by their sum. A score of :math:`-\infty` has exponential 0, so
+# its key gets no weight, and the others share what is left. Take scores that
+# are all equal, and hide every key that comes after its query:
+import matplotlib.pyplot as plt
+import torch
+
+torch.manual_seed(0)
+
+may_attend = torch.ones(4, 4, dtype=torch.bool).tril()
+scores = torch.zeros(4, 4).masked_fill(~may_attend, -torch.inf)
+print(scores.softmax(-1).cpu().numpy().round(2))
+
+# %%
+# Rows are queries, columns are keys. Query 0 sees itself, query 3 shares its
+# attention between four keys: a half, a third, a quarter.
+#
+# Three pieces make the rest
+# --------------------------
+# In ``tfdoc`` a mask is a rule about positions, and True always means *may
+# attend*. Rules combine with ``&`` (both), ``|`` (either) and ``~`` (not).
+from tfdoc import Causal, Padding, Window
+
+rules = {
+    "Causal()": Causal(),
+    "Window(3)": Window(3),
+    "Padding([5])": Padding([5]),
+    "Causal() & Window(3)": Causal() & Window(3),
+    "Causal() & Padding([5])": Causal() & Padding([5]),
+    "Causal() | Padding([3])": Causal() | Padding([3]),
+}
+fig, axes = plt.subplots(2, 3, figsize=(7.5, 5.2), layout="constrained")
+for ax, (name, rule) in zip(axes.flat, rules.items(), strict=True):
+    ax.imshow(rule.table(8).view(8, 8).tolist(), vmin=0, vmax=1)
+    ax.set_title(name, fontsize=11)
+    ax.set(xticks=[0, 7], yticks=[0, 7])
+fig.supxlabel("key (yellow: may be seen)")
+_ = fig.supylabel("query")
+# sphinx_gallery_start_ignore
+fig.set_label(
+    "Six tables of queries by keys. Causal: the lower triangle. Window: a "
+    "band along the diagonal. Padding: the first five columns. Causal and "
+    "window: a band below the diagonal. Causal and padding: the triangle "
+    "without its last three columns. Causal or padding: the triangle plus "
+    "the first three columns."
+)
+# sphinx_gallery_end_ignore
+
+# %%
+# Below, left to right: the sliding window of Mistral; a batch row of five
+# tokens filled up to eight, in a decoder; and a *prefix* of three tokens that
+# everybody may read, as in prefix language models.
+#
+# One mask, five implementations
+# ------------------------------
+# Now a batch of B = 2 rows with H = 4 heads of width d = 8 and T = 6 tokens,
+# of which the second row has four real ones. By hand, by ``tfdoc`` twice, and
+# by :func:`torch.nn.functional.scaled_dot_product_attention`, where True also
+# means *may attend*:
+import torch.nn.functional as F
+
+from tfdoc import attention, from_torch, fused_attention, mask_from_torch
+
+
+def by_hand(q, k, v, mask, hidden=-torch.inf):
+    """Softmax attention; `hidden` is the score of what may not be seen."""
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask, hidden)
+    return scores.softmax(-1) @ v
+
+
+rule = Causal() & Padding([6, 4])
+mask = rule(torch.arange(6), torch.arange(6))  # (2, 1, 6, 6)
+q, k, v = torch.randn(3, 2, 4, 6, 8)
+reference = by_hand(q, k, v, mask)
+for way in attention, fused_attention, F.scaled_dot_product_attention:
+    torch.testing.assert_close(way(q, k, v, mask), reference)
+    apart = (way(q, k, v, mask) - reference).abs().max()
+    print(f"{way.__name__:28s} largest difference {apart:.1e}")
+
+# %%
+# :class:`torch.nn.MultiheadAttention` takes the opposite: True means
+# *blocked*, in both of its masks. :func:`tfdoc.mask_from_torch` says it in
+# our terms.
+theirs = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+ours = from_torch(theirs)  # the same weights
+x = torch.randn(2, 6, 32)
+ahead = ~Causal().table(6)
+filling = torch.arange(6) >= torch.tensor([[6], [4]])
+
+out, _ = theirs(x, x, x, key_padding_mask=filling, attn_mask=ahead)
+same = ours(x, mask=mask_from_torch(ahead, filling, true_means="blocked"))
+torch.testing.assert_close(same, out)
+print(f"largest difference {(same - out).abs().max():.1e}")
+
+# %%
+# Pitfall: upside down
+# --------------------
+# Give that module the mask that everybody else wants. Nothing complains, so
+# ask the model, not the code: change one token, and see which outputs move.
+
+
+def influence(model, x):
+    """How far output i moves when token j changes: (T, T), i in rows."""
+    tokens = range(x.shape[1])
+    changed = x.repeat(len(tokens), 1, 1)  # one copy for each token
+    changed[tokens, tokens] += 1
+    return (model(changed) - model(x)).abs().amax(-1).T
+
+
+def attend_with(mask):
+    """Fix the mask of that module."""
+    return lambda x: theirs(x, x, x, attn_mask=mask)[0]
+
+
+masks = {"True = blocked": ahead, "True = may attend": ~ahead}
+fig, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
+for ax, (name, mask) in zip(axes, masks.items(), strict=True):
+    moved = influence(attend_with(mask), x[:1])
+    ax.imshow(moved.tolist(), vmin=0)
+    ax.set(title=name, xlabel="token that changed", ylabel="output")
+    future = moved.triu(1).nan_to_num().max()
+    nan = moved.isnan().any(-1)
+    print(f"{name:18s} future {future:.2f}, rows of NaN: {nan.sum()}")
+assert influence(attend_with(ahead), x[:1]).triu(1).max() < 1e-5
+assert future > 0.1
+assert nan.tolist() == [False] * 5 + [True]
+# sphinx_gallery_start_ignore
+fig.set_label(
+    "Which output moves when a token changes. Left, the right polarity: "
+    "only tokens at or before the output. Right, the wrong one: tokens after "
+    "it, and an empty last row, which is not a number."
+)
+# sphinx_gallery_end_ignore
+
+# %%
+# On the right each token reads its future, which in training is the answer.
+# The last one has no future: its row is NaN. An inverted padding mask warns
+# less: full rows turn NaN, and rows with padding read the padding only.
+out, _ = theirs(x, x, x, key_padding_mask=~filling)
+assert out[0].isnan().all()
+assert out[1].isfinite().all()
+
+# %%
+# The mend is one ``~``. Keep the four lines of ``influence`` for your tests.
+#
+# Pitfall: nothing left to see
+# ----------------------------
+# Pad a batch on the left, as for generation, and the first queries see no
+# key at all. What becomes of such a row, and of the gradient at the values
+# when the loss **ignores** the row?
+from functools import partial
+
+left_padded = (Causal() & ~Padding([2])).table(6)
+ways = {
+    "by hand, -inf": by_hand,
+    "by hand, -1e9": partial(by_hand, hidden=-1e9),
+    "torch's sdpa": F.scaled_dot_product_attention,
+    "tfdoc.attention": attention,
+}
+found = []
+for name, way in ways.items():
+    value = v.clone().requires_grad_()
+    out = way(q, k, value, left_padded)
+    out[:, :, 2:].sum().backward()  # rows 0 and 1 are thrown away
+    found.append((out[0, 0, 0, 0].item(), value.grad.mean().item()))
+    print("{:15s}  output {:5.2f}, gradient {:.2f}".format(name, *found[-1]))
+infinite, finite, *zeros = found
+assert torch.tensor(infinite).isnan().all()
+assert abs(finite[0] - v[0, 0, :, 0].mean()) < 1e-6
+assert all(out == 0 and abs(g - finite[1]) < 1e-6 for out, g in zeros)
+
+# %%
+# With :math:`-\infty`, one row that nobody reads makes the gradient of every
+# value NaN: zero times NaN is NaN. A large finite number hides that: the
+# empty row is now the mean of all values, padding and future included. Zero
+# harms nobody, and is what both libraries give.
+#
+# Pitfall: causal, with a cache
+# -----------------------------
+# A model that generates keeps old keys, and asks with its newest token only:
+# one query, six keys. ``is_causal=True`` aligns the triangle with the *first*
+# key, so that the newest token sees the oldest, and nothing else.
+newest = q[:, :, -1:]
+wrong = F.scaled_dot_product_attention(newest, k, v, is_causal=True)
+right = attention(newest, k, v, Causal())  # the last query is at the last key
+torch.testing.assert_close(wrong, v[:, :, :1])
+torch.testing.assert_close(right, attention(q, k, v, Causal())[:, :, -1:])
+print(f"wrong by up to {(wrong - right).abs().max():.2f}")
+
+# %%
+# What it costs
+# -------------
+# No parameter, and in a plain kernel no operation less: hidden scores are
+# computed, then thrown away. As a table it costs :math:`T^2` bytes; as a rule
+# that the kernel knows (``Causal()``), none.
+from torch.utils.flop_counter import FlopCounterMode
+
+from tfdoc import MultiHeadAttention
+
+T, H, d, size = 1024, 8, 64, 128
+rule = Causal() & Window(size)
+table = rule.table(T)
+assert table.nbytes == T**2
+assert table.sum() == T * size - size * (size - 1) // 2
+with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    model = MultiHeadAttention(H * d, num_heads=H, mask=rule)
+    model.core(*torch.empty(3, 1, H, T, d), mask=rule)
+assert counter.get_total_flops() == 2 * (2 * H * T**2 * d)  # q k^T, then w v
+assert sum(p.numel() for p in model.parameters()) == 4 * H * d * (H * d + 1)
+print(f"{table.nbytes:,} bytes, in use {table.float().mean():.0%}")
+
+# %%
+# Exercise
+# --------
+# To waste no padding, training packs several documents into one row. Each
+# must see its own tokens only, and none of its future. `document` holds the
+# number of the document that each token belongs to.
+
+
+def keep_apart(document):
+    """Your turn: here, a document reads those before it."""
+    return Causal().table(len(document))
+
+
+def check(make_mask):
+    """Say whether packed documents come out as they do alone."""
+    model = MultiHeadAttention(16, num_heads=2)
+    document, x = torch.tensor([0, 0, 0, 1, 1]), torch.randn(1, 5, 16)
+    packed = model(x, mask=make_mask(document))
+    alone = [model(x[:, document == n], mask=Causal()) for n in (0, 1)]
+    apart = (packed - torch.cat(alone, 1)).abs().amax(-1)[0]
+    if apart.max() < 1e-5:
+        return "right: packed or alone, the same"
+    return f"not yet: token {apart.argmax()} differs by {apart.max():.2f}"
+
+
+print(check(keep_apart))
+# sphinx_gallery_start_ignore
+assert check(keep_apart).startswith("not yet")
+assert check(
+    lambda document: Causal().table(5) & (document[:, None] == document)
+).startswith("right")
+# sphinx_gallery_end_ignore
+
+# %%
+# .. dropdown:: Solution
+#
+#    ``Causal().table(len(document)) & (document[:, None] == document)``: the
+#    comparison is a table of queries by keys, True within a document. With
+#    rotary positions nothing else changes, because only distances count.
+#
+# **Read on.** :class:`tfdoc.Mask` shows how to write a rule of your own.
+# Beltagy et al., *Longformer* (2020), built windows; Raffel et al. (2020),
+# section 3.2, compare causal and prefix masks. Next:
+# :doc:`/learn/2_attention/04_multi_head`.
