@@ -20,6 +20,11 @@ __all__ = ["PostNormBlock", "PreNormBlock", "TransformerBlock", "TransformerLaye
 class _Block(nn.Module):
     """What the wirings share: their parts. A wiring is a forward of its own."""
 
+    attention: nn.Module
+    feedforward: nn.Module
+    attn_norm: nn.Module
+    ffn_norm: nn.Module
+
     def __init__(
         self,
         embed_dim: int,

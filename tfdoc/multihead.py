@@ -153,8 +153,8 @@ class MultiHeadAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """Split (B, T, heads * d) into (B, heads, T, d)."""
-        heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
-        return heads.transpose(1, 2)
+        heads = x.shape[-1] // self.head_dim
+        return x.reshape(*x.shape[:-1], heads, self.head_dim).transpose(1, 2)
 
     def _allowed(
         self, mask: MaskLike, at: Tensor, key_at: Tensor, shape: tuple[int, ...]

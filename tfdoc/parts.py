@@ -99,7 +99,8 @@ class Part(Generic[M_co]):
             f"part.but({name}=...) makes a changed copy"
         )
 
-    __delattr__ = __setattr__  # type: ignore[assignment]  # both only refuse
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a part is frozen, {name!r} cannot be deleted")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.component, dict(self.settings))
@@ -187,24 +188,22 @@ def _check(component: object, settings: dict[str, Any]) -> None:
 _LINE = 79
 
 
-def _show(value: Any, indent: int) -> str:
-    """Write a value as a call; break the line only where it would be too long."""
+def _show(value: Any, indent: int, label: str = "") -> str:
+    """Write `label` and a value as a call; break only lines that would be too long."""
     if isinstance(value, Part):
-        items = [f"{k}={{}}" for k in value.settings]
-        head, shown = f"{_name(value.component)}(", value.settings.values()
+        head = f"{label}{_name(value.component)}("
+        items = [(f"{key}=", v) for key, v in value.settings.items()]
     elif isinstance(value, tuple) and any(isinstance(v, Part) for v in value):
         runs = [(len(list(run)), v) for v, run in groupby(value)]
-        items = ["{}" if n == 1 else f"{n} × {{}}" for n, _ in runs]
-        head, shown = "(", [v for _, v in runs]  # type: ignore[assignment]
-        if len(runs) == 1 and runs[0][0] > 1:
-            return f"{runs[0][0]} × {_show(runs[0][1], indent)}"
+        folded = [("" if n == 1 else f"{n} × ", v) for n, v in runs]
+        if len(folded) == 1 and len(value) > 1:
+            return _show(folded[0][1], indent, label + folded[0][0])
+        head, items = f"{label}(", folded
     else:
         plain_function = inspect.isfunction(value) or inspect.isbuiltin(value)
-        return _name(value) if plain_function else repr(value)
-    pairs = list(zip(items, shown, strict=True))
-    line = head + ", ".join(i.format(_show(v, 0)) for i, v in pairs) + ")"
-    if "\n" not in line and indent + len(line) <= _LINE:
+        return label + (_name(value) if plain_function else repr(value))
+    line = head + ", ".join(_show(v, 0, key) for key, v in items) + ")"
+    if "\n" not in line and indent + len(line) < _LINE:  # a comma may follow
         return line
-    pad = " " * (indent + 2)
-    rows = [f"{pad}{i.format(_show(v, indent + 2))}," for i, v in pairs]
+    rows = [f"{' ' * (indent + 2)}{_show(v, indent + 2, key)}," for key, v in items]
     return "\n".join([head, *rows, " " * indent + ")"])

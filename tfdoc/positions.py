@@ -101,6 +101,6 @@ class RoPE:
         if positions.ndim == 2:
             turns = turns[:, None]  # the same for every head
         exact = x if x.dtype is torch.float64 else x.float()
-        pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(exact.reshape(*x.shape[:-1], x.shape[-1] // 2, 2))
         turned = pairs * turns.to(pairs.dtype)
         return torch.view_as_real(turned).flatten(-2).type_as(x)
