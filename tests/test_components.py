@@ -60,6 +60,15 @@ def test_norms_equal_torch(theirs: nn.Module, scale: float) -> None:
         equal(mine, other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rms_norm_without_eps_equals_torch_in_half_precision(
+    dtype: torch.dtype,
+) -> None:
+    theirs = nn.RMSNorm(64).to(torch.get_default_device(), dtype)
+    x = torch.randn(3, 64).mul(1e-4).to(dtype)  # small enough to feel the eps
+    torch.testing.assert_close(from_torch(theirs)(x), theirs(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("Norm", [LayerNorm, RMSNorm])
 def test_norms_survive_half_precision(

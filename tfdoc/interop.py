@@ -191,8 +191,10 @@ def _(module: nn.LayerNorm) -> Recipe:
 @_recipe.register
 def _(module: nn.RMSNorm) -> Recipe:
     width = _norm_width(module)
-    # Without an eps, torch takes that of the dtype.
-    eps = torch.finfo(module.weight.dtype).eps if module.eps is None else module.eps
+    eps = module.eps
+    if eps is None:  # torch takes that of the precision it computes in
+        exact = torch.promote_types(module.weight.dtype, torch.float32)
+        eps = torch.finfo(exact).eps
     return width, part(RMSNorm, eps=eps)
 
 
