@@ -51,9 +51,12 @@ def divides(name: str, part: int, whole_name: str, whole: int) -> None:
     """Refuse a `part` that does not divide the `whole`; name the nearest that do."""
     if whole % part == 0:
         return
-    below = next(n for n in range(part - 1, 0, -1) if whole % n == 0)
-    above = next(n for n in range(part + 1, whole + 1) if whole % n == 0)
+    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+    near = [n for n in divisors if n < part][-1:] + [n for n in divisors if n > part][
+        :1
+    ]
+    fits = "that does is" if len(near) == 1 else "that do are"
     raise ValueError(
         f"{name}={part} does not divide {whole_name}={whole}; "
-        f"the nearest that do are {below} and {above}"
+        f"the nearest {fits} {' and '.join(map(str, near))}"
     )

@@ -168,8 +168,8 @@ def _check(component: object, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{name} has no setting {key!r}{hint} It takes {[*known]}")
+            hint = f"did you mean {near[0]!r}? It takes" if near else "it takes"
+            raise TypeError(f"{name} has no setting {key!r}; {hint} {[*known]}")
         try:
             hash(value)
         except TypeError:

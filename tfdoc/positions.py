@@ -92,6 +92,11 @@ class RoPE:
             Shape, dtype and lengths of the vectors as in `x`.
         """
         vectors("x", x, ndim=4)
+        if positions.is_floating_point():
+            raise TypeError(
+                "positions must be a tensor of integers, got dtype "
+                f"{positions.dtype}; torch.arange makes them"
+            )
         if positions.shape[-1] != x.shape[-2]:
             raise ValueError(
                 f"positions of shape {tuple(positions.shape)} do not fit the "

@@ -1,0 +1,536 @@
+"""Wrong input: each error names the argument, its value and the likely fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tfdoc as t
+
+NAN, INF = float("nan"), float("inf")
+
+
+def x(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape)
+
+
+def mha(**settings: Any) -> t.MultiHeadAttention:
+    return t.MultiHeadAttention(**{"embed_dim": 8, "num_heads": 2, **settings})
+
+
+def block(**settings: Any) -> t.PreNormBlock:
+    parts: dict[str, Any] = {
+        "attention": t.part(t.MultiHeadAttention, num_heads=2),
+        "feedforward": t.part(t.FeedForward, hidden_dim=16),
+    }
+    return t.PreNormBlock(8, **{**parts, **settings})
+
+
+def watch(model: nn.Module, pattern: str) -> None:
+    with t.record(model, pattern):
+        pass
+
+
+# Anything that a type checker would stop goes through here.
+call: Any = lambda f, *args, **kwargs: f(*args, **kwargs)
+
+CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
+    # Numbers.
+    (
+        "zero width",
+        lambda: t.LayerNorm(0),
+        ValueError,
+        "embed_dim must be at least 1, got 0",
+    ),
+    (
+        "float width",
+        lambda: call(t.LayerNorm, 8.0),
+        TypeError,
+        "embed_dim must be a positive integer, got 8.0 (float); round or convert it",
+    ),
+    (
+        "bool width",
+        lambda: t.RMSNorm(True),
+        TypeError,
+        "embed_dim must be a positive integer, got True (bool)",
+    ),
+    (
+        "text width",
+        lambda: call(t.FeedForward, "8"),
+        TypeError,
+        "embed_dim must be a positive integer, got '8' (str)",
+    ),
+    (
+        "negative hidden width",
+        lambda: t.FeedForward(8, hidden_dim=-4),
+        ValueError,
+        "hidden_dim must be at least 1, got -4",
+    ),
+    (
+        "float hidden width",
+        lambda: call(t.GatedFeedForward, 8, hidden_dim=10.67),
+        TypeError,
+        "hidden_dim must be a positive integer, got 10.67 (float)",
+    ),
+    (
+        "NaN eps",
+        lambda: t.LayerNorm(8, eps=NAN),
+        ValueError,
+        "eps must be finite, got nan",
+    ),
+    ("zero eps", lambda: t.RMSNorm(8, eps=0), ValueError, "eps must be above 0, got 0"),
+    (
+        "text eps",
+        lambda: call(t.RMSNorm, 8, eps="1e-5"),
+        TypeError,
+        "eps must be a number, got '1e-5' (str)",
+    ),
+    (
+        "NaN dropout",
+        lambda: mha(dropout=NAN),
+        ValueError,
+        "dropout must be finite, got nan",
+    ),
+    (
+        "dropout in percent",
+        lambda: mha(dropout=10),
+        ValueError,
+        "dropout must be at least 0 and below 1, got 10; 0.1 drops a tenth",
+    ),
+    (
+        "negative dropout",
+        lambda: t.FeedForward(8, dropout=-0.1),
+        ValueError,
+        "dropout must be at least 0 and below 1, got -0.1",
+    ),
+    ("NaN base", lambda: t.RoPE(base=NAN), ValueError, "base must be finite, got nan"),
+    ("zero base", lambda: t.RoPE(base=0), ValueError, "base must be above 0, got 0"),
+    ("zero window", lambda: t.Window(0), ValueError, "size must be at least 1, got 0"),
+    (
+        "float window",
+        lambda: call(t.Window, 2.5),
+        TypeError,
+        "size must be a positive integer, got 2.5 (float)",
+    ),
+    (
+        "no length",
+        lambda: t.Causal().table(0),
+        ValueError,
+        "length must be at least 1, got 0",
+    ),
+    # Heads.
+    (
+        "heads do not divide",
+        lambda: mha(embed_dim=10, num_heads=4),
+        ValueError,
+        "num_heads=4 does not divide embed_dim=10; the nearest that do are 2 and 5",
+    ),
+    (
+        "groups do not divide",
+        lambda: mha(num_heads=8, num_kv_heads=3),
+        ValueError,
+        "num_kv_heads=3 does not divide num_heads=8; the nearest that do are 2 and 4",
+    ),
+    (
+        "more groups than heads",
+        lambda: mha(num_heads=2, num_kv_heads=4),
+        ValueError,
+        "num_kv_heads=4 does not divide num_heads=2; the nearest that does is 2",
+    ),
+    (
+        "no heads",
+        lambda: mha(num_heads=0),
+        ValueError,
+        "num_heads must be at least 1, got 0",
+    ),
+    (
+        "odd heads for RoPE",
+        lambda: mha(head_dim=3, rotary=t.RoPE()),
+        ValueError,
+        "head_dim must be even, got 3; choose another num_heads or head_dim",
+    ),
+    (
+        "odd heads in RoPE itself",
+        lambda: t.RoPE()(x(1, 1, 2, 3), torch.arange(2)),
+        ValueError,
+        "RoPE turns pairs: head_dim must be even, got 3",
+    ),
+    (
+        "not a RoPE",
+        lambda: mha(rotary=10_000),
+        TypeError,
+        "rotary must be a RoPE, got 10000; RoPE() makes one",
+    ),
+    # Inputs.
+    (
+        "token ids",
+        lambda: mha()(torch.zeros(1, 3, 8, dtype=torch.long)),
+        TypeError,
+        "x must hold floating-point vectors, got dtype torch.int64; embed token ids first",
+    ),
+    (
+        "a list",
+        lambda: call(t.LayerNorm(2), [1.0, 2.0]),
+        TypeError,
+        "x must be a torch.Tensor, got list; torch.as_tensor() converts",
+    ),
+    (
+        "wrong width",
+        lambda: mha()(x(1, 3, 7)),
+        ValueError,
+        "the last dimension of x must be 8, got 7 in shape (1, 3, 7)",
+    ),
+    (
+        "no batch",
+        lambda: mha()(x(3, 8)),
+        ValueError,
+        "x must have shape (batch, tokens, 8), got (3, 8); a single sequence needs x[None]",
+    ),
+    (
+        "wrong width of a norm",
+        lambda: t.RMSNorm(8)(x(2, 4)),
+        ValueError,
+        "the last dimension of x must be 8, got 4 in shape (2, 4)",
+    ),
+    (
+        "wrong width of a network",
+        lambda: t.FeedForward(8)(x(2, 4)),
+        ValueError,
+        "the last dimension of x must be 8, got 4 in shape (2, 4)",
+    ),
+    (
+        "wrong width of a stack",
+        lambda: t.Encoder(8, blocks=(t.part(t.TransformerBlock, num_heads=2),))(
+            x(1, 2, 4)
+        ),
+        ValueError,
+        "the last dimension of x must be 8, got 4 in shape (1, 2, 4)",
+    ),
+    (
+        "a scalar",
+        lambda: t.LayerNorm(8)(torch.tensor(1.0)),
+        ValueError,
+        "x must have at least 1 dimensions, got shape ()",
+    ),
+    (
+        "batches differ",
+        lambda: mha()(x(2, 3, 8), x(1, 3, 8)),
+        ValueError,
+        "x and context must have the same batch size, got 2 and 1",
+    ),
+    (
+        "key of another width",
+        lambda: t.attention(x(3, 4), x(3, 5), x(3, 5)),
+        ValueError,
+        "the last dimension of key must be 4, got 5 in shape (3, 5)",
+    ),
+    (
+        "more values than keys",
+        lambda: t.fused_attention(x(3, 4), x(3, 4), x(2, 4)),
+        ValueError,
+        "key and value must agree in all but the last dimension, got (3, 4) and (2, 4)",
+    ),
+    (
+        "key of another batch",
+        lambda: t.attention(x(2, 3, 4), x(1, 3, 4), x(1, 3, 4)),
+        ValueError,
+        "query of shape (2, 3, 4) and key of shape (1, 3, 4) must agree in all",
+    ),
+    (
+        "key heads that do not divide",
+        lambda: t.attention(x(1, 4, 3, 4), x(1, 3, 3, 4), x(1, 3, 3, 4)),
+        ValueError,
+        "key heads=3 does not divide query heads=4; the nearest that do are 2 and 4",
+    ),
+    (
+        "negative scale",
+        lambda: t.attention(x(3, 4), x(3, 4), x(3, 4), scale=-1.0),
+        ValueError,
+        "scale must be above 0, got -1.0",
+    ),
+    (
+        "positions that do not fit RoPE",
+        lambda: t.RoPE()(x(1, 1, 4, 2), torch.arange(3)),
+        ValueError,
+        "positions of shape (3,) do not fit the 4 tokens of x, shape (1, 1, 4, 2)",
+    ),
+    (
+        "float positions for RoPE",
+        lambda: t.RoPE()(x(1, 1, 3, 2), torch.arange(3.0)),
+        TypeError,
+        "positions must be a tensor of integers, got dtype torch.float32",
+    ),
+    (
+        "three-dimensional input of RoPE",
+        lambda: t.RoPE()(x(1, 3, 2), torch.arange(3)),
+        ValueError,
+        "x must have at least 4 dimensions, got shape (1, 3, 2)",
+    ),
+    (
+        "positions of another length",
+        lambda: mha()(x(1, 3, 8), positions=torch.arange(4)),
+        ValueError,
+        "positions must have shape (3,) or (1, 3) for x of shape (1, 3, 8), got (4,)",
+    ),
+    (
+        "float positions",
+        lambda: mha()(x(1, 3, 8), positions=torch.arange(3.0)),
+        TypeError,
+        "a tensor of integers, got torch.float32",
+    ),
+    (
+        "a list of positions",
+        lambda: call(mha(), x(1, 3, 8), positions=[0, 1, 2]),
+        TypeError,
+        "positions must be None, an integer offset or a tensor of integers, got list",
+    ),
+    # Masks.
+    (
+        "a mask of zeros and ones",
+        lambda: mha()(x(1, 3, 8), mask=torch.ones(3, 3)),
+        TypeError,
+        "got dtype torch.float32; a 0/1 mask needs .bool(), a torch.nn mask",
+    ),
+    (
+        "an integer mask",
+        lambda: t.fused_attention(x(3, 4), x(3, 4), x(3, 4), torch.ones(3, 3).long()),
+        TypeError,
+        "mask must be a bool tensor (True = may attend), got dtype torch.int64",
+    ),
+    (
+        "a nested list as mask",
+        lambda: call(mha(), x(1, 3, 8), mask=[[True]]),
+        TypeError,
+        "mask must be a bool tensor (True = may attend), got list",
+    ),
+    (
+        "a padding mask without its axes",
+        lambda: mha()(x(2, 3, 8), mask=torch.ones(2, 3).bool()),
+        ValueError,
+        "mask of shape (2, 3) does not fit scores of shape (2, 2, 3, 3) (batch, heads, "
+        "queries, keys); a padding mask of shape (batch, keys) needs mask[:, None, None, :]",
+    ),
+    (
+        "a mask larger than the scores",
+        lambda: t.attention(x(3, 4), x(3, 4), x(3, 4), torch.ones(2, 3, 3).bool()),
+        ValueError,
+        "mask of shape (2, 3, 3) does not fit scores of shape (3, 3)",
+    ),
+    (
+        "a tensor for the constructor",
+        lambda: mha(mask=torch.ones(3, 3).bool()),
+        TypeError,
+        "mask must be a Mask such as Causal(), got Tensor; a tensor goes to the call",
+    ),
+    (
+        "a mask class instead of a mask",
+        lambda: mha(mask=t.Causal),
+        TypeError,
+        "mask must be a Mask such as Causal(), got ABCMeta",
+    ),
+    (
+        "a mask with a tensor",
+        lambda: call(t.Causal().__and__, torch.ones(3, 3).bool()),
+        TypeError,
+        "a mask combines with masks by '&', got a tensor of dtype torch.bool and shape "
+        "(3, 3); give a bool tensor to the call",
+    ),
+    (
+        "a mask on float positions",
+        lambda: t.Causal()(torch.arange(3.0), torch.arange(3)),
+        TypeError,
+        "query must hold whole positions of shape (tokens,) or (batch, tokens), got a "
+        "tensor of dtype torch.float32 and shape (3,)",
+    ),
+    (
+        "padding by a 0/1 mask",
+        lambda: t.Padding(torch.ones(2, 3).long()),
+        TypeError,
+        "got a tensor of dtype torch.int64 and shape (2, 3); a 0/1 mask of shape (B, T) "
+        "has mask.sum(1)",
+    ),
+    (
+        "negative lengths",
+        lambda: t.Padding([2, -1]),
+        ValueError,
+        "lengths must be at least 0, got [2, -1]",
+    ),
+    (
+        "torch's mask with another word",
+        lambda: t.mask_from_torch(torch.ones(3, 3).bool(), true_means="keep"),
+        ValueError,
+        "true_means must be 'blocked' or 'kept', got 'keep'",
+    ),
+    (
+        "no mask of torch",
+        t.mask_from_torch,
+        ValueError,
+        "give attn_mask, key_padding_mask or both; got neither",
+    ),
+    (
+        "a bias of torch",
+        lambda: t.mask_from_torch(torch.tensor([[0.0, -1.5]])),
+        ValueError,
+        "attn_mask is a float tensor with values other than 0 and -inf, from -1.5 to 0",
+    ),
+    (
+        "an integer mask of torch",
+        lambda: t.mask_from_torch(key_padding_mask=torch.ones(1, 3).long()),
+        TypeError,
+        "key_padding_mask must be bool or float, got dtype torch.int64",
+    ),
+    (
+        "torch's three-dimensional mask",
+        lambda: t.mask_from_torch(torch.ones(4, 3, 3).bool()),
+        ValueError,
+        "attn_mask of shape (4, 3, 3) may mean (B * H, T, S) or (B, T, S)",
+    ),
+    (
+        "one row of padding",
+        lambda: t.mask_from_torch(key_padding_mask=torch.ones(3).bool()),
+        ValueError,
+        "key_padding_mask must have shape (B, S), got (3,); one sequence needs mask[None]",
+    ),
+    # Parts.
+    (
+        "a misspelt keyword",
+        lambda: t.part(t.MultiHeadAttention, num_haeds=4),
+        TypeError,
+        "MultiHeadAttention has no setting 'num_haeds'; did you mean 'num_heads'? It takes",
+    ),
+    (
+        "a keyword of nothing",
+        lambda: t.part(t.RMSNorm, colour=4),
+        TypeError,
+        "RMSNorm has no setting 'colour'; it takes ['eps']",
+    ),
+    (
+        "a missing keyword",
+        lambda: t.part(t.GatedFeedForward),
+        TypeError,
+        "GatedFeedForward also needs hidden_dim=...",
+    ),
+    (
+        "a list in a part",
+        lambda: t.part(t.Encoder, blocks=[t.part(t.TransformerBlock, num_heads=2)]),
+        TypeError,
+        "is not hashable (list); a part holds fixed values, such as a tuple",
+    ),
+    (
+        "a part of a part",
+        lambda: t.part(t.part(t.RMSNorm)),  # type: ignore[arg-type]
+        TypeError,
+        "part() takes a component class first, got RMSNorm(); a part changes with .but",
+    ),
+    (
+        "a misspelt change",
+        lambda: t.part(t.RMSNorm).but(esp=1e-5),
+        TypeError,
+        "RMSNorm has no setting 'esp'; did you mean 'eps'?",
+    ),
+    (
+        "a built component as attention",
+        lambda: block(attention=mha()),
+        TypeError,
+        "attention must be a part, got MultiHeadAttention; write part(Component, ...)",
+    ),
+    (
+        "a class as norm",
+        lambda: block(norm=t.RMSNorm),
+        TypeError,
+        "norm must be a part, got type; write part(Component, ...)",
+    ),
+    (
+        "a number of blocks",
+        lambda: call(t.Encoder, 8, blocks=3),
+        TypeError,
+        "blocks must be a tuple with a part for each layer, got 3; (block,) * 6 repeats",
+    ),
+    (
+        "no blocks",
+        lambda: t.Encoder(8, blocks=()),
+        TypeError,
+        "blocks must be a tuple with a part for each layer, got ()",
+    ),
+    (
+        "built blocks",
+        lambda: call(t.Encoder, 8, blocks=(block(),)),
+        TypeError,
+        "blocks and norm must be parts, got PreNormBlock",
+    ),
+    (
+        "an activation class",
+        lambda: call(t.FeedForward, 8, activation=nn.GELU),
+        TypeError,
+        "activation must be a function of a tensor, such as F.gelu, got <class",
+    ),
+    (
+        "an activation by name",
+        lambda: call(t.FeedForward, 8, activation="gelu"),
+        TypeError,
+        "activation must be a function of a tensor, such as F.gelu, got 'gelu'",
+    ),
+    (
+        "a wiring by name",
+        lambda: call(t.TransformerLayer, wiring="pre"),
+        TypeError,
+        "wiring must be a block class, PostNormBlock or PreNormBlock, got 'pre'",
+    ),
+    # Watching and converting.
+    (
+        "nothing to watch",
+        lambda: watch(mha(), "*attn*"),
+        KeyError,
+        "no module of MultiHeadAttention matches '*attn*'; its probes are "
+        "['core.scores', 'core.weights']",
+    ),
+    (
+        "no counterpart",
+        lambda: t.from_torch(nn.Conv1d(1, 1, 1)),
+        TypeError,
+        "no counterpart of Conv1d in tfdoc; there is one of ['LayerNorm', 'RMSNorm'",
+    ),
+    (
+        "more than the counterpart has",
+        lambda: t.from_torch(nn.MultiheadAttention(8, 2, add_bias_kv=True)),
+        ValueError,
+        "MultiheadAttention uses ['add_bias_kv'], which MultiHeadAttention does not have",
+    ),
+    (
+        "a norm over two dimensions",
+        lambda: t.from_torch(nn.LayerNorm((2, 3))),
+        ValueError,
+        "converts only with one normalised dimension and with weights",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"),
+    [pytest.param(*case[1:], id=case[0]) for case in CASES],
+)
+def test_it_is_refused_with_its_reason(
+    make: Callable[[], Any], kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind, match=re.escape(text)):
+        make()
+
+
+def test_there_are_many() -> None:
+    assert len(CASES) >= 40
+    assert len({text for *_, text in CASES}) >= 40
+
+
+def test_good_input_is_not_refused() -> None:
+    """The other side of the cases above: the same calls with their mistake mended."""
+    mha()(x(1, 3, 8), mask=torch.ones(3, 3).bool(), positions=torch.arange(3))
+    mha(num_heads=8, num_kv_heads=4)(x(2, 3, 8), x(2, 5, 8))
+    block(norm=t.part(t.RMSNorm), dropout=0.1)(x(1, 3, 8))
+    t.FeedForward(8, hidden_dim=2, activation=F.relu)(x(8))
+    t.mask_from_torch(torch.zeros(3, 3), true_means="kept")

@@ -1,0 +1,159 @@
+"""The laws of the house: floors, sizes, names, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tfdoc
+
+PACKAGE = Path(tfdoc.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Imports go strictly down these floors; what stands beside the house serves no floor.
+FLOORS = [
+    {"_checks", "_tensor_checks"},
+    {"parts", "probe", "masks", "positions", "norms", "feedforward"},
+    {"cores"},
+    {"multihead"},
+    {"blocks", "models"},
+]
+BESIDE = {"cost", "interop"}
+# Two neighbours may lean on each other, one way.
+WITHIN = {("feedforward", "probe")}
+
+
+def modules() -> list[str]:
+    return [m.name for m in pkgutil.iter_modules(tfdoc.__path__)]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the first part of every module of tfdoc that a file imports."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.startswith("tfdoc."):
+                yield name.split(".")[1]
+
+
+def home(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_its_floor() -> None:
+    assert set(modules()) == set().union(*FLOORS) | BESIDE
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_go_down(file: Path) -> None:
+    floor = {name: n for n, names in enumerate(FLOORS) for name in names}
+    here = home(file)
+    if here == "__init__":
+        return
+    for other in set(imports(file)) - {here}:
+        assert other not in BESIDE, f"{here} imports {other}, which serves no floor"
+        down = floor[other] < floor.get(here, len(FLOORS))
+        assert down or (here, other) in WITHIN, f"{here} must not import {other}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_sizes(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert len(lines) <= 300
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        length = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+        assert length <= 40, f"{node.name} has {length} lines"
+        arguments = [*node.args.args, *node.args.kwonlyargs]
+        assert len([a for a in arguments if a.arg != "self"]) <= 11, node.name
+        if node.name == "__init__":
+            kinds = [ast.unparse(a.annotation) for a in arguments if a.annotation]
+            assert len(arguments) - 1 <= 10
+            assert kinds.count("bool") <= 2
+
+
+@pytest.mark.parametrize("name", tfdoc.__all__)
+def test_a_public_name_is_itself_before_and_after_all_modules(name: str) -> None:
+    before = getattr(tfdoc, name)
+    for module in pkgutil.walk_packages(tfdoc.__path__, "tfdoc."):
+        importlib.import_module(module.name)
+    assert getattr(tfdoc, name) is before
+    assert not inspect.ismodule(before)
+    assert name not in modules()
+    assert name in dir(tfdoc)
+
+
+def test_every_public_name_of_a_module_is_public_here() -> None:
+    found = set()
+    for name in modules():
+        if not name.startswith("_"):
+            found |= set(importlib.import_module(f"tfdoc.{name}").__all__)
+    assert found == set(tfdoc.__all__)
+    assert tfdoc.__all__ == sorted(tfdoc.__all__)
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="module 'tfdoc' has no attribute 'Bert'"):
+        _ = tfdoc.Bert  # type: ignore[attr-defined]
+    assert inspect.ismodule(tfdoc.masks)
+
+
+@pytest.mark.parametrize("name", tfdoc.__all__)
+def test_everything_public_is_explained_with_an_example(name: str) -> None:
+    text = inspect.getdoc(getattr(tfdoc, name)) or ""
+    assert len(text) > 100
+    if name != "Recording":  # made by record, whose example shows it
+        assert ">>> " in text
+
+
+def fresh(code: str) -> str:
+    """Run code in a Python of its own and return what it printed."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return done.stdout.strip()
+
+
+def loaded(statement: str) -> set[str]:
+    return set(fresh(f"import sys; {statement}; print(*sys.modules)").split())
+
+
+def test_importing_tfdoc_imports_no_torch() -> None:
+    for statement in (
+        "import tfdoc",
+        "import tfdoc; tfdoc.estimate_params(10, 8, 1, 8, 2)",
+        "from tfdoc.cost import count_params",
+    ):
+        assert not {"torch", "numpy", "sympy"} & loaded(statement)
+
+
+def test_importing_a_component_imports_torch_and_little_else() -> None:
+    everything = loaded("from tfdoc import *")
+    assert "torch" in everything
+    assert not {"matplotlib", "transformers", "sphinx", "pandas"} & everything
+
+
+def test_a_component_costs_what_torch_costs() -> None:
+    """At most 5 % more CPU time than torch alone, in alternating runs."""
+
+    def seconds(statement: str) -> float:
+        code = f"import time; t = time.process_time(); {statement}; print(time.process_time() - t)"
+        return float(fresh(code))
+
+    ours, torch_alone = "from tfdoc import MultiHeadAttention", "import torch"
+    pairs = [(seconds(ours), seconds(torch_alone)) for _ in range(5)]
+    ratio = min(a for a, _ in pairs) / min(b for _, b in pairs)
+    assert ratio <= 1.05, f"{ratio:.3f} times torch"
