@@ -40,6 +40,7 @@ sphinx_gallery_conf = gallery.settings()
 
 autosummary_generate = True
 autodoc_typehints = "none"  # types stand in the numpydoc sections
+autodoc_default_options = {"exclude-members": "extra_repr"}
 napoleon_google_docstring = False
 napoleon_use_param = False  # types are words, not references
 napoleon_use_rtype = False
@@ -50,6 +51,7 @@ html_theme = "furo"
 html_title = "tfdoc"
 html_baseurl = urls["Documentation"]
 html_static_path = ["_static"]
+html_favicon = "_static/mark.svg"
 html_css_files = ["tfdoc.css", "front.css"]
 html_js_files = ["tfdoc.js"]
 html_math_renderer = "mathml"
@@ -62,6 +64,14 @@ html_theme_options = {
     "source_repository": urls["Repository"],
     "source_branch": "main",
     "source_directory": "docs/",
+    "light_css_variables": {
+        "color-brand-primary": "#2b6cb0",
+        "color-brand-content": "#2b6cb0",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#63b3ed",
+        "color-brand-content": "#63b3ed",
+    },
 }
 
 ogp_site_url = urls["Documentation"]

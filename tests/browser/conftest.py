@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .checker import Checker
 
 ROOT = Path(__file__).parents[2]
+NODE_MODULES = ROOT / "docs/_build/npm/node_modules"
 SITE = Path(os.environ.get("TFDOC_SITE", ROOT / "docs/_build/html"))
 
 
@@ -48,10 +49,10 @@ def site() -> Path:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The folder with axe-core and html-validate."""
-    place = os.environ.get("TFDOC_NODE_MODULES", "")
-    if not (Path(place) / "axe-core").is_dir():
-        missing(f"TFDOC_NODE_MODULES={place!r} has no axe-core: run nox -s a11y")
-    return Path(place)
+    place = Path(os.environ.get("TFDOC_NODE_MODULES", NODE_MODULES))
+    if not (place / "axe-core").is_dir():
+        missing(f"there is no axe-core in {place}: run nox -s a11y, with npm on PATH")
+    return place
 
 
 @pytest.fixture(scope="session")
