@@ -32,6 +32,7 @@ extensions = [
     "front",
 ]
 nitpicky = True
+suppress_warnings = ["sphinx_gallery.space_in_filename"]  # means any parent folder
 exclude_patterns = ["_build", "_ext", "_static", "_templates"]
 templates_path = ["_templates"]
 default_role = "code"

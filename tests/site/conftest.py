@@ -17,14 +17,17 @@ sys.path.insert(0, str(EXTENSIONS))
 
 CONF = f"""
 import sys
-sys.path[:0] = [{str(EXTENSIONS)!r}, ".."]
+from pathlib import Path
+sys.path[:0] = [{str(EXTENSIONS)!r}, str(Path(__file__).parents[1])]
 from executed import gallery
 
 extensions = ["sphinx_design", "executed"]
 executed_package = "../parcel"
+suppress_warnings = ["sphinx_gallery.space_in_filename"]
 exclude_patterns = ["_inventories"]
 sphinx_gallery_conf = gallery.settings(doc_module=("parcel",))
 html_theme = "basic"
+html_copy_source = False
 html_baseurl = "https://example.org/tiny/"
 html_context = {{"repository": "https://example.org/tiny.git"}}
 html_math_renderer = "mathml"
@@ -88,7 +91,7 @@ class Site:
     def build(self) -> Built:
         """Build as the site is built: every warning is an error."""
         self.capture.readouterr()
-        options = ["-W", "--keep-going", "-n", "-b", "html", "--color"]
+        options = ["-W", "--keep-going", "-n", "-b", "html", "--no-color"]
         folders = [self.root / "doctrees", self.root / "docs", self.html]
         status = build_main([*options, "-d", *map(str, folders)])
         said = self.capture.readouterr()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx_gallery.gen_gallery import (  # type: ignore[import-untyped]
     generate_gallery_rst,
@@ -55,17 +56,17 @@ def by_name(path: str) -> str:
     return path
 
 
-def scripts(app: Sphinx) -> Iterator[tuple[Path, Path]]:
+def scripts(site: Sphinx | BuildEnvironment) -> Iterator[tuple[Path, Path]]:
     """Yield every script of the gallery with its copy among the documents."""
-    conf = app.config.sphinx_gallery_conf
-    source = Path(app.srcdir, conf["examples_dirs"]).resolve()
+    conf = site.config.sphinx_gallery_conf
+    source = Path(site.srcdir, conf["examples_dirs"]).resolve()
     for script in sorted(source.glob("*/*.py")):
-        yield script, Path(app.srcdir, OUTPUT, script.relative_to(source))
+        yield script, Path(site.srcdir, OUTPUT, script.relative_to(source))
 
 
-def docname(app: Sphinx, copy: Path) -> str:
+def docname(site: Sphinx | BuildEnvironment, copy: Path) -> str:
     """Return the name of the document made of a script's `copy`."""
-    return copy.relative_to(app.srcdir).with_suffix("").as_posix()
+    return copy.relative_to(site.srcdir).with_suffix("").as_posix()
 
 
 def asserts(script: Path) -> bool:
@@ -112,6 +113,24 @@ def check(app: Sphinx, exception: Exception | None) -> None:
             raise ExtensionError(msg)
 
 
+def prune(app: Sphinx, exception: Exception | None) -> None:
+    """Remove what earlier builds wrote of pages that are no longer there."""
+    if exception is not None or app.builder.format != "html":
+        return
+    out, env = Path(app.outdir), app.env
+    kept = {out / app.builder.get_target_uri(page) for page in env.found_docs}
+    kept |= {out / "_images" / name for _, name in env.images.values()}
+    kept |= {out / "_downloads" / name for _, name in env.dlfiles.values()}
+    for folder, pattern in (
+        (OUTPUT, "*.html"),
+        ("_images", "*.svg"),
+        ("_downloads", "*.*"),
+    ):
+        for file in Path(out, folder).rglob(pattern):
+            if file not in kept:
+                file.unlink()
+
+
 def setup(app: Sphinx) -> None:
     """Connect to Sphinx; `generate` takes the place of sphinx-gallery's handler."""
     app.add_config_value("executed_package", "../tfdoc", "env", str)
@@ -120,3 +139,4 @@ def setup(app: Sphinx) -> None:
     handlers[:] = [h for h in handlers if h.handler is not generate_gallery_rst]
     app.connect("builder-inited", generate)
     app.connect("build-finished", check, priority=900)
+    app.connect("build-finished", prune, priority=900)

@@ -21,13 +21,12 @@ class RunTimes(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the table; it is made anew on every build."""
-        app = self.env.app
         measured = "SOURCE_DATE_EPOCH" not in os.environ
         heads = ["Page", "Lines"] + ["Seconds", "Memory in MiB"] * measured
         rows = [heads]
-        for script, copy in gallery.scripts(app):
+        for script, copy in gallery.scripts(self.env):
             self.env.note_dependency(stale.record(copy))
-            title = f":doc:`{Page(script).title} </{gallery.docname(app, copy)}>`"
+            title = f":doc:`{Page(script).title} </{gallery.docname(self.env, copy)}>`"
             row = [title, str(len(script.read_text(encoding="utf-8").splitlines()))]
             if measured:
                 seconds, memory = stale.cost(copy)

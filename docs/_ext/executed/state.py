@@ -38,6 +38,11 @@ class Setting(NamedTuple):
     write: Callable[[Any], object]
 
 
+def _read_environment() -> dict[str, str]:
+    # torch sets some variables itself, on the first import of a part of it.
+    return {k: v for k, v in os.environ.items() if not k.startswith("TORCHINDUCTOR_")}
+
+
 def _write_environment(variables: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(variables)
@@ -87,7 +92,7 @@ SETTINGS = (
     ),
     Setting("numpy error handling", np.geterr, lambda modes: np.seterr(**modes)),
     Setting("rcParams", lambda: dict(mpl.rcParams), _write_style),
-    Setting("environment", lambda: dict(os.environ), _write_environment),
+    Setting("environment", _read_environment, _write_environment),
     Setting("sys.path", lambda: list(sys.path), _write_path),
     Setting("working directory", Path.cwd, os.chdir),
 )
