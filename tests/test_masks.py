@@ -19,8 +19,10 @@ TRUTH: list[tuple[Mask, Callable[[int, int], bool]]] = [
     (~(Causal() & Window(2)) | Window(1), lambda q, k: k != q - 1),
 ]
 
+NAMES = [str(mask) for mask, _ in TRUTH]
 
-@pytest.mark.parametrize(("mask", "truth"), TRUTH, ids=str)
+
+@pytest.mark.parametrize(("mask", "truth"), TRUTH, ids=NAMES)
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_truth_tables(
     mask: Mask, truth: Callable[[int, int], bool], length: int
@@ -29,7 +31,7 @@ def test_truth_tables(
     assert mask.table(length).tolist() == expected
 
 
-@pytest.mark.parametrize(("mask", "truth"), TRUTH, ids=str)
+@pytest.mark.parametrize(("mask", "truth"), TRUTH, ids=NAMES)
 def test_positions_are_absolute(mask: Mask, truth: Callable[[int, int], bool]) -> None:
     queries, keys = [5, 9], [3, 4, 5, 8]
     expected = [[truth(q, k) for k in keys] for q in queries]
