@@ -78,8 +78,6 @@ def notebook_of(script: Path, known: dict[str, str], repository: str) -> str:
     str
         JSON of notebook format 4.5, the same for the same page.
     """
-    install = INSTALL.format(repository=repository)
-    cells = [("code", install), *cells_of(script, known)]
     content = {
         "cells": [
             {
@@ -89,7 +87,7 @@ def notebook_of(script: Path, known: dict[str, str], repository: str) -> str:
                 **({"execution_count": None, "outputs": []} if kind == "code" else {}),
                 "source": source.splitlines(keepends=True),
             }
-            for number, (kind, source) in enumerate(cells)
+            for number, (kind, source) in enumerate(sources(script, known, repository))
         ],
         "metadata": {
             "kernelspec": {
@@ -105,8 +103,11 @@ def notebook_of(script: Path, known: dict[str, str], repository: str) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def cells_of(script: Path, known: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield kind and source of every cell: what the page shows, without more."""
+def sources(
+    script: Path, known: dict[str, str], repository: str
+) -> Iterator[tuple[str, str]]:
+    """Yield kind and source of every cell: how to install, then what the page shows."""
+    yield "code", INSTALL.format(repository=repository)
     levels: dict[Any, int] = defaultdict(count(1).__next__)
     _, blocks = py_source_parser.split_code_and_text_blocks(script)
     for kind, content, _ in blocks:

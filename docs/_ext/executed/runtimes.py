@@ -33,11 +33,9 @@ class RunTimes(SphinxDirective):
                 row += [f"{seconds:.1f}", "" if memory is None else f"{memory:.0f}"]
             rows.append(row)
         lines = [".. list-table::", "   :header-rows: 1", "   :class: runtimes", ""]
-        for row in rows:
-            lines += [
-                f"   {'-' if n else '* -'} {cell}".replace("   - ", "     - ")
-                for n, cell in enumerate(row)
-            ]
+        for first, *others in rows:
+            lines.append(f"   * - {first}")
+            lines += [f"     - {cell}" for cell in others]
         return self.parse_text_to_nodes("\n".join(lines))
 
 
