@@ -11,12 +11,15 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, ViewportSize
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Route, ViewportSize
 
 HERE = Path(__file__).parent
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 CHROMIUM_FLAGS = [
@@ -97,10 +100,12 @@ class Checker:
         return seen
 
     @contextmanager
-    def open(self, name: str) -> Iterator[tuple[Page, Visit]]:
+    def open(self, name: str, scheme: Scheme = "light") -> Iterator[tuple[Page, Visit]]:
         """Load a page, noting what it asks for and what it complains of."""
         seen = Visit(name)
-        with self.browser.new_context(reduced_motion="reduce") as context:
+        with self.browser.new_context(
+            reduced_motion="reduce", color_scheme=scheme
+        ) as context:
             page = context.new_page()
             page.set_viewport_size(DESKTOP)
             page.route("**/*", lambda route: self._answer(route, seen))
@@ -124,7 +129,7 @@ class Checker:
 
     def _accessible(self, page: Page, seen: Visit) -> None:
         """Run axe-core in light and in dark, as the system's setting chooses them."""
-        for scheme in ("light", "dark"):
+        for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             faults = page.evaluate("probes.axeFaults()")
             seen.problems += [f"axe, {scheme}: {fault}" for fault in faults]

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from .checker import CHROMIUM_FLAGS, Checker, serve
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-    from .checker import Checker
 
 ROOT = Path(__file__).parents[2]
 NODE_MODULES = ROOT / "docs/_build/npm/node_modules"
@@ -34,7 +35,9 @@ def missing(what: str) -> NoReturn:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test one run for each page of the built site."""
     if "page" in metafunc.fixturenames:
-        names = sorted(str(p.relative_to(SITE).as_posix()) for p in SITE.rglob("*.html"))
+        names = sorted(
+            file.relative_to(SITE).as_posix() for file in SITE.rglob("*.html")
+        )
         metafunc.parametrize("page", names or ["no site"])
 
 
@@ -71,12 +74,10 @@ def browser() -> Iterator[Browser]:
     if program is None:
         missing("there is no `chromium` on PATH")
     try:
-        from playwright.sync_api import sync_playwright
+        sync_api = import_module("playwright.sync_api")
     except ModuleNotFoundError:
         missing("the Python package playwright is not installed")
-    from .checker import CHROMIUM_FLAGS
-
-    with sync_playwright() as playwright:
+    with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=program, args=CHROMIUM_FLAGS
         )
@@ -87,8 +88,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def checker(browser: Browser, site: Path, node_modules: Path) -> Iterator[Checker]:
     """The checker of the built site."""
-    from .checker import Checker, serve
-
     axe = (node_modules / "axe-core/axe.min.js").read_text(encoding="utf-8")
     with serve(site) as address:
         yield Checker(browser, site, address, axe)

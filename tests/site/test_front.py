@@ -16,6 +16,7 @@ from sphinx.cmd.build import build_main
 import tfdoc
 
 from .conftest import EXTENSIONS, ROOT  # which lets the next line find `front`
+
 from front import theme  # isort: skip
 
 DOCS = ROOT / "docs"

@@ -19,6 +19,7 @@ from sphinx.transforms import SphinxTransform
 # tfdoc.css styles what the pages use of these, in a twentieth of the weight.
 DROPPED = {
     "design-tabs.js",
+    "furo-extensions.css",
     "sg-tags.js",
     "sg_gallery-binder.css",
     "sg_gallery-dataframe.css",
@@ -64,12 +65,12 @@ class OneTitle(SphinxTransform):
 
     def apply(self, **kwargs: Any) -> None:  # noqa: ARG002
         """Move every later top-level section into the first."""
-        first, *others = self.document.findall(
-            lambda n: isinstance(n, nodes.section) and n.parent is self.document
-        ) or [None]
-        for section in others:
+        sections = [
+            node for node in self.document.children if isinstance(node, nodes.section)
+        ]
+        for section in sections[1:]:
             self.document.remove(section)
-            first += section
+            sections[0].append(section)
 
 
 def gallery_links(app: Sphinx, page: str, doctree: nodes.document) -> dict[str, str]:
