@@ -156,6 +156,13 @@ def docs_live(session: nox.Session) -> None:
 def a11y(session: nox.Session) -> None:
     """Open every page of the built site in Chromium: access, weight, requests."""
     executable = python(session, "test", "browser")
+    wanted, packages = ROOT / "tests/browser/package.json", BUILD / "npm"
+    installed = packages / wanted.name
+    stale = not installed.exists() or installed.read_text() != wanted.read_text()
+    if stale and (npm := shutil.which("npm")):
+        packages.mkdir(parents=True, exist_ok=True)
+        shutil.copy(wanted, installed)
+        session.run(npm, "install", "--silent", f"--prefix={packages}", external=True)
     run(session, executable, "-m", "pytest", "tests/browser", *session.posargs)
 
 

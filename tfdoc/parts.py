@@ -27,9 +27,9 @@ class Part(Generic[M_co]):
 
     Attributes
     ----------
-    component : callable
+    component : collections.abc.Callable
         What is built: ``component(width, **settings)``.
-    settings : mapping
+    settings : collections.abc.Mapping
         The keywords that were given, read-only.
 
     Examples

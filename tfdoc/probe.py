@@ -42,7 +42,7 @@ class Recording(dict[str, Any]):
 
     Attributes
     ----------
-    calls : dict of str to list
+    calls : dict
         Every output under each name, in the order of the calls.
     """
 
