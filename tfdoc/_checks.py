@@ -9,13 +9,31 @@ from typing import Any
 
 def positive_int(name: str, value: Any) -> int:
     """Return `value`, a whole number above 0; bools and floats are refused."""
+    return _whole(name, value, "a positive integer", least=1)
+
+
+def count(name: str, value: Any) -> int:
+    """Return `value`, a whole number from 0 on; bools and floats are refused."""
+    return _whole(name, value, "an integer", least=0)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value`, True or False; what merely counts as true is refused."""
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be True or False, got {value!r} ({type(value).__name__})"
+        )
+    return value
+
+
+def _whole(name: str, value: Any, what: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
-            f"{name} must be a positive integer, got {value!r} "
+            f"{name} must be {what}, got {value!r} "
             f"({type(value).__name__}); round or convert it with int()"
         )
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
 
 

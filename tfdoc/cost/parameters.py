@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict, Unpack
 
-from tfdoc._checks import divides, positive_int
+from tfdoc._checks import count, divides, flag, positive_int
 
 __all__ = ["count_params", "estimate_params"]
 
@@ -78,7 +78,8 @@ def count_params(  # noqa: PLR0913  # the numbers of a model's table
     Raises
     ------
     TypeError, ValueError
-        If a number is not a positive integer, or heads do not divide.
+        If a number is not a positive integer (``num_positions`` may be 0), heads do not
+        divide, or a switch is not True or False.
 
     Examples
     --------
@@ -97,7 +98,9 @@ def count_params(  # noqa: PLR0913  # the numbers of a model's table
         divides("num_heads", H, "embed_dim", D)
         head_dim = D // H
     d = positive_int("head_dim", head_dim)
-    P = num_positions and positive_int("num_positions", num_positions)
+    P = count("num_positions", num_positions)
+    for name, given in {"gated": gated, "bias": bias, "tied": tied}.items():
+        flag(name, given)
 
     up = 2 if gated else 1  # matrices into the hidden width
     attention = 2 * D * H * d + 2 * D * G * d + bias * (H * d + 2 * G * d + D)
