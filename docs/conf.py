@@ -32,8 +32,9 @@ extensions = [
     "front",
 ]
 nitpicky = True
+nitpick_ignore_regex = [("py:class", "[a-z ]+")]  # types told in words: str to list
 suppress_warnings = ["sphinx_gallery.space_in_filename"]  # means any parent folder
-exclude_patterns = ["_build", "_ext", "_static", "_templates"]
+exclude_patterns = ["_build", "_ext", "_fonts", "_static", "_templates"]
 templates_path = ["_templates"]
 default_role = "code"
 
@@ -78,4 +79,8 @@ html_theme_options = {
 ogp_site_url = urls["Documentation"]
 ogp_social_cards = {"enable": False}
 sitemap_url_scheme = "{link}"
+sitemap_excludes = ["404.html", "genindex.html", "search.html"]
+linkcheck_anchors = False  # some sites write theirs with scripts
+linkcheck_ignore = [f"{urls['Repository']}/(edit|blob)/.*"]  # true once it is pushed
+linkcheck_timeout = 20
 copybutton_exclude = ".linenos, .gp, .go"

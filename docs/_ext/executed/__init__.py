@@ -32,4 +32,4 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Set up all parts."""
     for part in PARTS:
         part.setup(app)
-    return {"parallel_read_safe": False, "parallel_write_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

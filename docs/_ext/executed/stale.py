@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,16 @@ def uses(script: Path, package: str) -> bool:
 
 
 def _surroundings() -> str:
-    installed = {d.name.lower(): d.version for d in metadata.distributions()}
-    versions = {name: installed.get(name) for name in LIBRARIES}
     device = os.environ.get("TFDOC_DEVICE", "cpu")
-    return json.dumps([versions, platform.python_version(), device])
+    return json.dumps([*map(_version, LIBRARIES), platform.python_version(), device])
+
+
+@cache
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:  # not every gallery needs every library
+        return None
 
 
 def record(copy: Path) -> Path:
