@@ -132,11 +132,29 @@ def test_an_unknown_diagram_fails_the_build_and_names_the_known(
     assert "no diagram 'party'; there are ['parts']" in capsys.readouterr().err
 
 
+LANDMARKS = "".join(theme.LABELS)
+
+
 def test_a_theme_that_changed_is_noticed() -> None:
-    page = "".join(theme.LABELS)
-    assert 'aria-label="On this page"' in theme.labelled(page)
+    assert 'aria-label="On this page"' in theme.mended(LANDMARKS)
     with pytest.raises(ValueError, match=r"furo no longer writes.*toc-drawer"):
-        theme.labelled(page.replace("toc-drawer", "toc"))
+        theme.mended(LANDMARKS.replace("toc-drawer", "toc"))
+
+
+def test_variables_are_no_links_but_functions_are() -> None:
+    variable = '<a class="sphx-glr-backref-instance x" href="b"><i>weights</i></a>'
+    function = (
+        '<a class="sphx-glr-backref-type-py-function" href="a"><i>softmax</i></a>'
+    )
+    mended = theme.mended(f"{LANDMARKS}|{function} {variable} {variable}")
+    assert mended.endswith(f"|{function} <i>weights</i> <i>weights</i>")
+
+
+def test_tables_of_pandas_follow_the_standard() -> None:
+    table = "<style scoped>\n  th {}\n</style>\n<tr><th></th><th>a</th></tr>"
+    assert theme.mended(f"{LANDMARKS}|{table}").endswith(
+        "|<tr><td></td><th>a</th></tr>"
+    )
 
 
 def test_the_page_for_missing_pages_works_at_any_depth(tmp_path: Path) -> None:

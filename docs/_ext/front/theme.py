@@ -42,20 +42,37 @@ LABELS = {
         '<div class="content-icon-container" role="region" aria-label="Page tools">'
     ),
 }
-CAPTION = '<p class="caption" role="heading">'
-TAG_LIST = re.compile(r"<div id='sg-tag-list' class='sphx-glr-tag-list'></div>")
+# What others write -> what follows the standard, or serves a reader with a keyboard.
+MENDED = {
+    r'<p class="caption" role="heading">': (
+        '<p class="caption" role="heading" aria-level="2">'
+    ),
+    r"<div id='sg-tag-list' class='sphx-glr-tag-list'></div>": "",
+    # Tables of pandas: their style belongs to the site, an empty cell is no header.
+    r"<style scoped>.*?</style>\n?": "",
+    r"<th></th>": "<td></td>",
+    # A link from every variable to its type would be a hundred stops of the Tab key.
+    r'<a class="[^"]*sphx-glr-backref-instance[^"]*"[^>]*>(.*?)</a>': r"\1",
+}
 RELATIVE = re.compile(r'\b(href|src|action)="(?![#/]|\w+:)')
 
 
-def labelled(body: str) -> str:
-    """Name the landmarks of a page's `body`; a furo that changed them is an error."""
+def mended(body: str) -> str:
+    """Name the landmarks of a page's `body` and mend what is wrong in its markup.
+
+    Raises
+    ------
+    ValueError
+        If furo no longer writes what is to be named.
+    """
     for old, new in LABELS.items():
         if old not in body:
             msg = f"furo no longer writes {old!r}: mend LABELS in {__file__}"
             raise ValueError(msg)
         body = body.replace(old, new)
-    body = body.replace(CAPTION, CAPTION.replace(">", ' aria-level="2">'))
-    return TAG_LIST.sub("", body)
+    for pattern, replacement in MENDED.items():
+        body = re.sub(pattern, replacement, body, flags=re.DOTALL)
+    return body
 
 
 class OneTitle(SphinxTransform):
@@ -126,10 +143,10 @@ def root_addresses(app: Sphinx, exception: Exception | None) -> None:
 
 
 def add_filter(app: Sphinx) -> None:
-    """Let the page template call `labelled`."""
+    """Let the page template call `mended`."""
     templates = getattr(app.builder, "templates", None)
     if templates is not None:
-        templates.environment.filters["labelled"] = labelled
+        templates.environment.filters["mended"] = mended
 
 
 def setup(app: Sphinx) -> None:
