@@ -36,6 +36,8 @@ channels = ["article", "noun", "verb", "preposition", *content]
 rows = [[c in properties[w.lower()] for c in channels] for w in words]
 x = torch.tensor(rows).float()
 
+# %%
+# Yellow is 1. Only the two articles are the same:
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 ax.imshow(x.tolist(), vmin=0, vmax=1)
 ax.set(title="Six embeddings", xlabel="channel", ylabel="token")
@@ -101,9 +103,9 @@ _ = ax.set_yticks(range(6), words)
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Attention weights of six queries over six keys, each written in its "
-    f"cell. Sat gives {weights[2, 1]:.2f} to cat; on shares its weight between "
-    "sat and mat; both articles look at both nouns, and both nouns at both "
-    "articles; cat looks at sat too."
+    f"cell. Sat gives {weights[2, 1]:.2f} to cat; on shares its weight "
+    "between sat and mat; both articles look at both nouns, and both "
+    "nouns at both articles; cat looks at sat too."
 )
 # sphinx_gallery_end_ignore
 

@@ -39,9 +39,9 @@ for d in (4, 256):
 # %%
 # The wide head has made up its mind: one key takes nearly everything. Not
 # because it is more relevant (all keys are noise) but because sums of more
-# terms are larger. The variance of a sum of independent terms is the sum of their
-# variances, so :math:`\operatorname{Var}(q \cdot k) = d`, and scores spread
-# like :math:`\sqrt{d}`. Measure it:
+# terms are larger. The variance of a sum of independent terms is the sum of
+# their variances, so :math:`\operatorname{Var}(q \cdot k) = d`, and scores
+# spread like :math:`\sqrt{d}`. Measure it:
 widths, pairs = [4, 16, 64, 256, 1024], 20_000
 roots = [d**0.5 for d in widths]
 spread = [torch.randn(2, pairs, d).prod(0).sum(-1).std() for d in widths]
