@@ -50,6 +50,7 @@ napoleon_use_param = False  # types are words for a reader, as in "Tensor, (B, T
 napoleon_use_rtype = False
 
 html_theme = "furo"
+pygments_dark_style = "a11y-high-contrast-dark"
 html_title = "tfdoc"
 html_baseurl = urls["Documentation"]
 html_static_path = ["_static"]

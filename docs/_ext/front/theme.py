@@ -51,6 +51,7 @@ MENDED = {
     # Tables of pandas: their style belongs to the site, an empty cell is no header.
     r"<style scoped>.*?</style>\n?": "",
     r"<th></th>": "<td></td>",
+    r"(</table>\n</div>\n</div>\n)<br />\n<br />": r"\1",
     # A link from every variable to its type would be a hundred stops of the Tab key.
     r'<a class="[^"]*sphx-glr-backref-instance[^"]*"[^>]*>(.*?)</a>': r"\1",
 }
