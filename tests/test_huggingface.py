@@ -116,10 +116,7 @@ def from_llama(tensors: Tensors) -> Tensors:
 
 def from_gpt2(tensors: Tensors) -> Tensors:
     """Transpose the Conv1D weights, (in, out), and split the joint projection."""
-    linear = {
-        name: tensor.T if tensor.ndim == 2 else tensor
-        for name, tensor in tensors.items()
-    }
+    linear = {name: t.T if t.ndim == 2 else t for name, t in tensors.items()}
     for kind in ("weight", "bias"):
         joint = linear.pop(f"attn.c_attn.{kind}").chunk(3)
         linear |= {f"attn.{n}.{kind}": t for n, t in zip("qkv", joint, strict=True)}
@@ -292,20 +289,11 @@ def test_encoder_layers(kind: str, dtype: torch.dtype, tolerance: float) -> None
 
 def test_counts_are_theirs() -> None:
     with torch.device("meta"):
-        llama, gpt2 = LlamaForCausalLM(LLAMA), GPT2LMHeadModel(GPT2Config())
-    counts = (
+        models = LlamaForCausalLM(LLAMA), GPT2LMHeadModel(GPT2Config())
+    gpt2: dict[str, Any] = {"num_positions": 1024, "gated": False, "bias": True}
+    ours = (
         count_params(V, D, 2, HIDDEN, H, num_kv_heads=G),
-        count_params(
-            50_257,
-            768,
-            12,
-            3072,
-            12,
-            num_positions=1024,
-            gated=False,
-            bias=True,
-            tied=True,
-        ),
+        count_params(50_257, 768, 12, 3072, 12, tied=True, **gpt2),
     )
-    for theirs, ours in zip((llama, gpt2), counts, strict=True):
-        assert sum(p.numel() for p in theirs.parameters()) == sum(ours.values())
+    for theirs, counts in zip(models, ours, strict=True):
+        assert sum(p.numel() for p in theirs.parameters()) == sum(counts.values())
