@@ -104,7 +104,7 @@ assert abs(model.loss(rows) - math.log(V)) < 0.1
 # --------
 # Take sixteen random pieces, follow the slope of their loss downhill, and do
 # it again. The size of the steps rises first and then falls.
-steps, losses = 600, []
+steps, losses = 500, []
 optimizer = torch.optim.AdamW(model.parameters())
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, steps)
 for _ in range(steps):
