@@ -169,7 +169,7 @@ cuts = {"right": lambda x: split(x, H), "wrong": lambda x: x.view(B, H, T, d)}
 for name, cut in cuts.items():
     leak = (attend(x, cut) - attend(changed, cut))[:, :-1].abs().max().item()
     print(f"{name} split: earlier tokens change by {leak:.2f}")
-    assert leak == 0 if name == "right" else leak > 0.5
+    assert leak < 1e-6 if name == "right" else leak > 0.5
 
 # %%
 # Pitfall: batch first
@@ -185,7 +185,7 @@ for batch_first in (True, False):
     print(
         f"batch_first={batch_first}: another sample moves mine by {moved:.2f}"
     )
-    assert moved == 0 if batch_first else moved > 0.1
+    assert moved < 1e-6 if batch_first else moved > 0.1
 
 # %%
 # What it costs
