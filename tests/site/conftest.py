@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -66,7 +66,6 @@ class Site:
 
     root: Path
     capture: pytest.CaptureFixture[str]
-    pages: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Lay the site out, with one empty section."""
@@ -87,6 +86,13 @@ class Site:
         """Write a page that is fine but for what `code` does in its last cell."""
         text = PAGE.format(title=title, line="=" * len(title), code=code)
         return self.write(f"gallery/1_one/{name}.py", text)
+
+    def configure(self, old: str, new: str) -> None:
+        """Change the site's configuration."""
+        conf = self.root / "docs/conf.py"
+        text = conf.read_text(encoding="utf-8")
+        assert old in text
+        conf.write_text(text.replace(old, new), encoding="utf-8")
 
     def build(self) -> Built:
         """Build as the site is built: every warning is an error."""

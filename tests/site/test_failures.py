@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from .conftest import Site
@@ -34,7 +36,9 @@ def test_bad_page_fails_the_build(site: Site, kind: str) -> None:
     code, reason = BAD[kind]
     site.page("01_fine")
     site.page("02_bad", code)
-    built = site.build()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pytest's own filters would do the work
+        built = site.build()
     assert built.status != 0
     assert "02_bad" in built.log
     assert reason in built.log
@@ -60,12 +64,20 @@ def test_a_page_without_assertion_fails(site: Site) -> None:
 
 def test_a_page_that_was_not_run_fails(site: Site) -> None:
     site.page("01_listed")
-    conf = site.root / "docs/conf.py"
-    settings = 'gallery.settings(filename_pattern="nothing",'
-    conf.write_text(conf.read_text().replace("gallery.settings(", settings))
+    site.configure("settings(", 'settings(filename_pattern="nothing",')
     built = site.build()
     assert built.status != 0
-    assert "01_listed" in built.log
+    assert "01_listed.py has a page but did not run" in built.log
+
+
+def test_a_script_without_page_fails(site: Site) -> None:
+    site.page("01_listed")
+    site.configure(
+        "exclude_patterns = [", "exclude_patterns = ['learn/*/01_listed.*', "
+    )
+    built = site.build()
+    assert built.status != 0
+    assert "01_listed.py has no page" in built.log
 
 
 def test_a_fine_page_passes(site: Site) -> None:

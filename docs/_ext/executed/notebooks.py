@@ -33,7 +33,6 @@ from sphinx_gallery import (  # type: ignore[import-untyped]
 from . import gallery
 
 INSTALL = '%pip install -q "tfdoc[pages] @ git+{repository}"'
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows
 
 _DIRECTIVE = re.compile(
     r"^\.\. (?P<name>dropdown|math)::[ ]*(?P<title>.*)\n"
@@ -179,7 +178,7 @@ def zipped(files: list[Path]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:
         for file in sorted(files, key=lambda file: file.name):
-            info = zipfile.ZipInfo(f"{file.parent.name}/{file.name}", _ZIP_DATE)
+            info = zipfile.ZipInfo(f"{file.parent.name}/{file.name}")  # dated 1980
             info.external_attr = 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system = 3  # Unix, wherever the site is built
