@@ -68,9 +68,9 @@ def way(sentence):
 
 steps = way(cat)
 begins = [output[0, 1, :3].round(decimals=2) for output in steps.values()]
-seen = {"shape": [f"{T} x {output.shape[2]}" for output in steps.values()]}
-seen["the cat begins with"] = [row.tolist() for row in begins]
-pd.DataFrame(seen, index=pd.Index(steps, name="step"))
+shown = {"shape": [f"{T} x {output.shape[2]}" for output in steps.values()]}
+shown["'cat' begins with"] = [numbers.tolist() for numbers in begins]
+pd.DataFrame(shown, index=pd.Index(steps, name="step"))
 
 # %%
 # - *table*: one row a word. *norm*: :doc:`layer normalisation
@@ -104,29 +104,34 @@ print(f"largest difference {(ours(x) - theirs(x)).abs().max():.0e}")
 # Only attention tells the others
 # -------------------------------
 # Change one word, cat to dog, and see after which step which token notices.
-changes = [way(dog)[step] - steps[step] for step in steps]
-sizes = torch.stack([c.norm(dim=-1)[0] / c.norm() for c in changes])
+pairs = zip(way(dog).values(), steps.values(), strict=True)
+changes = [after[0] - before[0] for after, before in pairs]
+sizes = torch.stack(
+    [change.norm(dim=-1) / change.norm() for change in changes]
+)
+told = [size.nonzero().flatten().tolist() for size in sizes]
+assert told == [[1]] * 3 + [[1, 2, 3, 4, 5]] * 6
 
 fig, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-image = ax.imshow(sizes.tolist(), vmin=0, vmax=1, aspect="auto")
+sizes[sizes == 0] = torch.nan  # left empty
+image = ax.imshow(sizes.tolist(), "viridis", "log", vmin=0.01, vmax=1)
 ax.set_xticks(range(T), ["The", "cat/dog", "sat", "on", "the", "mat"])
 ax.set_yticks(range(len(steps)), steps)
 ax.set_title("Who notices that the cat became a dog")
-fig.colorbar(image, ax=ax, label="share of the change")
-told = [size.nonzero().flatten().tolist() for size in sizes]
-assert told == [[1]] * 3 + [[1, 2, 3, 4, 5]] * 6
+ax.set_aspect("auto")
+fig.colorbar(image, ax=ax, format="%g", label="share of the change")
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Nine steps by six tokens. Down to the values only the changed word "
-    "differs. From attention on, every later word differs a little, and the "
-    "first word never does."
+    "differs. From attention on, every later word differs too, and the first "
+    "word never does: its column is empty."
 )
 # sphinx_gallery_end_ignore
 
 # %%
-# Attention carried the news, and only to later tokens: the mask is causal, so
-# that a model that continues texts cannot read ahead. No other part ever
-# looks at a second token.
+# Empty squares did not change by a single digit. Attention carried the news,
+# and only to later tokens: the mask is causal, so that a model that continues
+# texts cannot read ahead. No other part ever looks at a second token.
 #
 # Pitfall: words without an order
 # -------------------------------
@@ -170,7 +175,7 @@ models = {  # V, D, L, F, H
 fig, ax = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
 left = torch.zeros(len(models))
 for name in ("feedforward", "attention", "embedding", "head"):
-    share = [sizes[name] / sum(sizes.values()) for sizes in models.values()]
+    share = [count[name] / sum(count.values()) for count in models.values()]
     ax.barh([*models], share, left=left.tolist(), label=name)
     left += torch.tensor(share)
 ax.set(xlabel="share of the parameters", title="Where the parameters are")
