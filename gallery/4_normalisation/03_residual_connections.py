@@ -3,9 +3,8 @@ Residual connections, and what gradients see
 ============================================
 
 A block of a transformer does not replace its input, it adds to it. Read this
-page if you write a block yourself, or if a deep stack does not learn. At the
-end you know what is lost without the addition (it is not what most texts
-say), how fast the sum grows with depth, and how to find a forgotten shortcut.
+page if you write a block, or if a deep stack does not learn. At the end you
+know what the addition saves, how the sum grows, and how to find a missing one.
 """
 
 # %%
@@ -121,7 +120,7 @@ fig.set_label(
     "Against the number of blocks below. Without shortcuts the difference "
     "of the tokens drops to a ten-millionth within four blocks, and the "
     "token asked about gets one in sixteen of the gradient; with them both "
-    "stay near one."
+    "stay above one half."
 )
 for seed in range(3):
     stream, gradients = watch(PreNormBlock, seed)
