@@ -78,6 +78,8 @@ html_theme_options = {
 }
 
 ogp_site_url = urls["Documentation"]
+ogp_image = f"{urls['Documentation']}_static/card.png"
+ogp_image_alt = "tfdoc: transformers, explained by programs that run"
 ogp_social_cards = {"enable": False}
 sitemap_url_scheme = "{link}"
 sitemap_excludes = ["404.html", "genindex.html", "search.html"]
