@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+from executed import clock
 
 from .conftest import Site
 
@@ -42,6 +43,7 @@ def test_bad_page_fails_the_build(site: Site, kind: str) -> None:
     assert built.status != 0
     assert "02_bad" in built.log
     assert reason in built.log
+    assert clock.running() is None, "its alarm would ring later"
 
 
 def test_a_page_that_hangs_is_stopped(

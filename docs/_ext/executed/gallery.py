@@ -14,7 +14,7 @@ from sphinx_gallery.gen_gallery import (  # type: ignore[import-untyped]
     generate_gallery_rst,
 )
 
-from . import clock, stale
+from . import clock, stale, state
 
 OUTPUT = "learn"
 
@@ -87,7 +87,7 @@ def generate(app: Sphinx) -> None:
         if not asserts(ast.parse(script.read_text(encoding="utf-8"), script.name)):
             msg = f"{script.name} asserts nothing: a page has to check what it claims."
             raise ExtensionError(msg)
-    stale.forget(app, scripts(app))
+    keys = stale.forget(app, scripts(app))
     try:
         generate_gallery_rst(app)
     except SystemExit as end:
@@ -96,7 +96,9 @@ def generate(app: Sphinx) -> None:
         )
         raise ExtensionError(msg) from end
     finally:
-        stale.remember(app, scripts(app))
+        if page := clock.running():  # it ended the build from within
+            state.reset(None, page, "after")
+        stale.remember(keys)
 
 
 def check(app: Sphinx, exception: Exception | None) -> None:

@@ -29,7 +29,7 @@ _ENGINE = ("state.py", "figures.py", "gallery.py", "site.mplstyle")
 Pairs = Iterable[tuple[Path, Path]]
 
 
-def forget(app: Sphinx, pairs: Pairs) -> None:
+def forget(app: Sphinx, pairs: Pairs) -> dict[Path, str]:
     """Remove what earlier builds made of scripts that are gone or now stale.
 
     Parameters
@@ -38,30 +38,34 @@ def forget(app: Sphinx, pairs: Pairs) -> None:
         Its ``executed_package`` is the folder of the package that pages import.
     pairs : iterable of (Path, Path)
         Each script with its copy among the documents.
+
+    Returns
+    -------
+    dict of Path to str
+        Each copy with the fingerprint of what it is about to be made of.
     """
     package = Path(app.srcdir, app.config.executed_package)
-    copies = {copy: fingerprint(script, package) for script, copy in pairs}
+    keys = {copy: fingerprint(script, package) for script, copy in pairs}
     root = Path(app.srcdir, app.config.sphinx_gallery_conf["gallery_dirs"])
     for copy in root.glob("*/*.py"):
-        if copies.get(copy) != _read(copy).get("key"):
+        if keys.get(copy) != _read(copy).get("key"):
             for made in (
                 *copy.parent.glob(f"{copy.stem}.*"),
                 *copy.parent.glob(f"images/**/sphx_glr_{copy.stem}_*"),
             ):
                 made.unlink()
-    sections = {copy.parent for copy in copies}
+    sections = {copy.parent for copy in keys}
     for folder in root.glob("[0-9]*_*"):
         if folder not in sections:
             shutil.rmtree(folder)
+    return keys
 
 
-def remember(app: Sphinx, pairs: Pairs) -> None:
+def remember(keys: dict[Path, str]) -> None:
     """Write the record of every page that just ran to its end."""
-    package = Path(app.srcdir, app.config.executed_package)
-    for script, copy in pairs:
-        if script.name in clock.costs and copy.with_name(f"{copy.name}.md5").exists():
-            cost = clock.costs.pop(script.name)
-            content = {"key": fingerprint(script, package), **cost._asdict()}
+    for copy, key in keys.items():
+        if copy.name in clock.costs and copy.with_name(f"{copy.name}.md5").exists():
+            content = {"key": key, **clock.costs.pop(copy.name)._asdict()}
             record(copy).write_text(json.dumps(content), encoding="utf-8")
 
 
