@@ -44,8 +44,6 @@ autosummary_generate = True
 autodoc_typehints = "none"  # types stand in the numpydoc sections
 autodoc_default_options = {"exclude-members": "extra_repr"}
 napoleon_google_docstring = False
-napoleon_use_param = False  # types are words, not references
-napoleon_use_rtype = False
 napoleon_use_param = False  # types are words for a reader, as in "Tensor, (B, T, D)"
 napoleon_use_rtype = False
 
