@@ -73,7 +73,7 @@ for norm_first in (False, True):
 # -----------
 # ``record`` watches the attention weights while the layer runs: one map a
 # head. Nobody watching, a fused kernel runs that never makes the maps.
-words = ["The", "cat", "sat", ".", "-", "-"]
+words = ["The", "cat", "sat", ".", "fill", "fill"]
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
 masks = {"no mask": None, "causal and padding": mask}
 for ax, title in zip(axes, masks, strict=True):
