@@ -117,10 +117,10 @@ changes = {
     "2 x H and G": {"H": 16, "G": 16},
     "half of G": {"G": 4},
 }
-factors = {}
+before, factors = measure(**base), {}
 for name, change in changes.items():
-    pairs = zip(measure(**base), measure(**base | change), strict=True)
-    factors[name] = [after / before for before, after in pairs]
+    after = measure(**base | change)
+    factors[name] = [b / a for a, b in zip(before, after, strict=True)]
 
 # %%
 # A mark at 2 means: twice as much after the change as before.
@@ -152,7 +152,7 @@ fig.set_label(
 # %%
 # Depth doubles everything. Width, if F follows, makes four times the weights
 # and twice the cache. F never touches the cache, G little else. Heads cost
-# nothing, they share out D. What changes is the maps: more, and of rank d.
+# nothing, they share out D. They change the maps: more of them, of rank d.
 torch.manual_seed(0)
 x = torch.randn(1, 64, 64)
 for H in (1, 4, 16, 64):
@@ -161,7 +161,7 @@ for H in (1, 4, 16, 64):
         attention(x.double())
     rank = torch.linalg.matrix_rank(seen["core.scores"][0, 0]).item()
     assert rank == 64 // H
-    print(f"heads: {H}, maps: {seen['core.scores'].shape[1]}, rank: {rank}")
+    print(f"heads: {H}, each {64 // H} wide, scores of rank {rank}")
 
 # %%
 # And dropout? In training it sets a share of the numbers to 0. It has no
