@@ -2,7 +2,6 @@
 
 ``data/params.json`` holds 36 published models: the arguments, and for each component the
 parameters counted in the model that Hugging Face's transformers builds from its config.
-Their totals are the integers that the models' publishers state.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def test_published_models_to_the_last_parameter(name: str) -> None:
     assert estimate_params(**arguments) == sum(counts.values()) / 1e9
 
 
-def test_the_data_are_the_published_sizes() -> None:
+def test_the_data_have_the_published_sizes() -> None:
     assert exact("llama-7b") == 6_738_415_616
     assert exact("llama-3.2-1b") == 1_235_814_400
     assert exact("llama-3.1-405b") == 405_853_388_800
