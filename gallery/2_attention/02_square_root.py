@@ -93,8 +93,8 @@ fig.set_label(
 # Both maps are made of the same random numbers. The left one looks like a
 # discovery; it is an accident.
 #
-# Why that stops learning
-# -----------------------
+# Why that starves the gradient
+# -----------------------------
 # A softmax that has made up its mind passes no gradient: its derivative is
 # :math:`w_i(\delta_{ij} - w_j)`, zero when one weight is 1 and the others
 # are 0. Follow the gradient back to each query.

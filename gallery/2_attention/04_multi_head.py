@@ -182,9 +182,7 @@ for batch_first in (True, False):
     module = torch.nn.MultiheadAttention(D, H, batch_first=batch_first)
     a, b = (module(t, t, t)[0][0] for t in (x, strangers))
     moved = (a - b).abs().max().item()
-    print(
-        f"batch_first={batch_first}: another sample moves mine by {moved:.2f}"
-    )
+    print(f"batch_first={batch_first}: a stranger moves mine by {moved:.2f}")
     assert moved < 1e-6 if batch_first else moved > 0.1
 
 # %%
@@ -223,9 +221,7 @@ def check(join):
 print(check(join))
 
 # sphinx_gallery_start_ignore
-assert check(lambda heads: heads.transpose(1, 2).flatten(2)).startswith(
-    "right"
-)
+assert check(lambda h: h.transpose(1, 2).flatten(2)).startswith("right")
 # sphinx_gallery_end_ignore
 
 # %%

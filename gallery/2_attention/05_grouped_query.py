@@ -21,9 +21,7 @@ from transformers.models.llama import modeling_llama as hf
 import tfdoc
 
 torch.manual_seed(0)
-print(
-    "query heads 0 1 2 3 read", torch.arange(2).repeat_interleave(2).tolist()
-)
+print("heads 0 1 2 3 read", torch.arange(2).repeat_interleave(2).tolist())
 
 # %%
 # With G = H everyone has their own: plain multi-head attention. With G = 1
@@ -167,11 +165,8 @@ assert 32 * one_layer == cache_bytes(8192, G=8)
 # At three numbers of heads, in a sequence that grows:
 lengths = [2**n for n in range(10, 18)]
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
-for groups, label in {
-    32: "one each",
-    8: "as trained",
-    1: "one for all",
-}.items():
+labels = {32: "one each", 8: "as trained", 1: "one for all"}
+for groups, label in labels.items():
     gigabytes = [cache_bytes(n, groups) / 1e9 for n in lengths]
     ax.loglog(lengths, gigabytes, "o-", label=f"G = {groups}, {label}")
 ax.set(title="KV cache of Llama-3-8B", xlabel="tokens", ylabel="gigabytes")
@@ -216,11 +211,9 @@ def pool(weight, H, G):
 def check(pool):
     """Row c of head h holds 10 h + c; four heads become two."""
     weight = torch.tensor([[10.0 * h + c] for h in range(4) for c in range(3)])
-    found, wanted = (
-        pool(weight, 4, 2).flatten().tolist(),
-        [5, 6, 7, 25, 26, 27],
-    )
-    return "right" if found == wanted else f"not yet: {found}, not {wanted}"
+    found, wanted = pool(weight, 4, 2).flatten(), [5, 6, 7, 25, 26, 27]
+    verdict = "right" if found.tolist() == wanted else "not yet"
+    return f"{verdict}: {found.tolist()}, wanted {wanted}"
 
 
 print(check(pool))
