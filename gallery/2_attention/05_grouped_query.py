@@ -26,7 +26,7 @@ print("heads 0 1 2 3 read", torch.arange(2).repeat_interleave(2).tolist())
 # %%
 # With G = H everyone has their own: plain multi-head attention. With G = 1
 # all share one: *multi-query* attention. Grouped queries lie between.
-fig, axes = plt.subplots(1, 3, figsize=(7.5, 3), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(6, 2.8), layout="constrained")
 names = {6: "multi-head", 2: "grouped", 1: "multi-query"}
 for ax, groups in zip(axes, names, strict=True):
     shared = torch.arange(groups).repeat_interleave(6 // groups).tolist()
