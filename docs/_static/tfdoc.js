@@ -1,5 +1,6 @@
 // A box that scrolls can be scrolled with the keyboard; one that fits is no Tab stop.
-const BOXES = "pre, .table-wrapper, .math-wrapper, .scrolls, .sidebar-scroll, .toc-scroll";
+const BOXES =
+  "pre, .table-wrapper, .math-wrapper, .output_subarea, .sidebar-scroll, .toc-scroll";
 
 function mark(box) {
   const scrolls =
