@@ -176,7 +176,7 @@ dropping = F.scaled_dot_product_attention(q, k, v, dropout_p=0.1)
 results = attention(q, k, v), fused_attention(q, k, v), dropping
 errors = [((out - true).norm() / true.norm()).item() for out in results]
 print("exact {:.0e}, fused {:.0e}, dropping {:.2f}".format(*errors))
-torch.testing.assert_close(errors, [0, 0, 1 / 3], rtol=0.1, atol=1e-5)
+torch.testing.assert_close(errors, [0.0, 0.0, 1 / 3], rtol=0.1, atol=1e-5)
 
 # %%
 # What it costs
