@@ -49,10 +49,9 @@ assert math.isclose(by_hand, 2 * math.log(2), rel_tol=1e-6)
 text = " ".join(topics[name] for name in sorted(topics))
 text = " ".join(text.encode("ascii", "ignore").decode().split())
 letters = sorted(set(text))
-number = {letter: i for i, letter in enumerate(letters)}
+number, V = {letter: i for i, letter in enumerate(letters)}, len(letters)
 data = torch.tensor([number[letter] for letter in text])
-cut, V = len(data) * 9 // 10, len(letters)
-train, test = data[:cut], data[cut:]
+train, test = data.tensor_split([len(data) * 9 // 10])
 print(f"{len(text):,} letters, V = {V}, ln V = {math.log(V):.2f}")
 
 # %%
