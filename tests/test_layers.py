@@ -115,9 +115,11 @@ def test_the_named_layer_is_the_one_of_torch(wiring: type[PreNormBlock]) -> None
         norm_first=wiring is PreNormBlock,
         d_model=512,
         nhead=8,
+        layer_norm_eps=1e-3,
     )
     theirs = theirs.to(torch.get_default_device()).double().eval()
-    ours = TransformerLayer(wiring=wiring).double().eval()
+    ours = TransformerLayer(wiring=wiring, norm=part(LayerNorm, eps=1e-3)).double()
+    ours = ours.eval()
     ours.load_state_dict(from_torch(theirs).state_dict())
     x = randn64(1, 3, 512)
     equal(ours(x), theirs(x))
@@ -129,7 +131,10 @@ def test_the_named_layer_is_the_one_of_torch(wiring: type[PreNormBlock]) -> None
 
 
 def test_the_block_is_pre_norm_with_four_times_the_width() -> None:
-    block = TransformerBlock(12, num_heads=3, mask=Causal()).double()
+    block = TransformerBlock(12, num_heads=3, mask=Causal(), rotary=RoPE()).double()
+    assert isinstance(block.attention, MultiHeadAttention)
+    assert block.attention.mask == Causal()
+    assert block.attention.rotary == RoPE()
     x = randn64(2, 5, 12)
     h = x + block.attention(block.attn_norm(x))
     up, down = (block.get_submodule(f"feedforward.{n}_proj") for n in ("up", "down"))

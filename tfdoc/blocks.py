@@ -13,6 +13,7 @@ from tfdoc.masks import Mask
 from tfdoc.multihead import MultiHeadAttention, Positions
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
+from tfdoc.positions import RoPE
 
 __all__ = ["PostNormBlock", "PreNormBlock", "TransformerBlock", "TransformerLayer"]
 
@@ -165,6 +166,8 @@ class TransformerBlock(PreNormBlock):
         Used on attention weights, hidden numbers and both branches.
     mask : Mask, optional
         Who may attend to whom in every call.
+    rotary : RoPE, optional
+        Turns queries and keys by their positions.
 
     Examples
     --------
@@ -182,13 +185,18 @@ class TransformerBlock(PreNormBlock):
         hidden_dim: int | None = None,
         dropout: float = 0.0,
         mask: Mask | None = None,
+        rotary: RoPE | None = None,
     ) -> None:
         if hidden_dim is None:
             hidden_dim = 4 * positive_int("embed_dim", embed_dim)
         super().__init__(
             embed_dim,
             attention=part(
-                MultiHeadAttention, num_heads=num_heads, dropout=dropout, mask=mask
+                MultiHeadAttention,
+                num_heads=num_heads,
+                dropout=dropout,
+                mask=mask,
+                rotary=rotary,
             ),
             feedforward=part(FeedForward, hidden_dim=hidden_dim, dropout=dropout),
             dropout=dropout,
@@ -203,6 +211,7 @@ def TransformerLayer(  # noqa: N802  # it builds a block, under the name people 
     *,
     wiring: type[_Block] = PostNormBlock,
     activation: Activation = F.gelu,
+    norm: Part[nn.Module] = part(LayerNorm),
     mask: Mask | None = None,
 ) -> _Block:
     """Build the complete layer of the original paper's size.
@@ -224,6 +233,8 @@ def TransformerLayer(  # noqa: N802  # it builds a block, under the name people 
         ``PostNormBlock`` (the paper) or ``PreNormBlock`` (``norm_first=True``).
     activation : callable
         Of the feed-forward network.
+    norm : Part
+        Built twice; its ``eps`` is the ``layer_norm_eps`` of torch.
     mask : Mask, optional
         Who may attend to whom in every call.
 
@@ -252,6 +263,7 @@ def TransformerLayer(  # noqa: N802  # it builds a block, under the name people 
         feedforward=part(
             FeedForward, hidden_dim=hidden_dim, activation=activation, dropout=dropout
         ),
+        norm=norm,
         dropout=dropout,
     )
 

@@ -70,11 +70,7 @@ class Decoder(nn.Module):
         self.table = nn.Embedding(V, D)
         nn.init.normal_(self.table.weight, std=std)
         sight = {"mask": tfdoc.Causal(), "rotary": tfdoc.RoPE()}
-        block = part(
-            tfdoc.PreNormBlock,
-            attention=part(tfdoc.MultiHeadAttention, num_heads=H, **sight),
-            feedforward=part(tfdoc.FeedForward, hidden_dim=4 * D),
-        )
+        block = part(tfdoc.TransformerBlock, num_heads=H, **sight)
         self.trunk = Encoder(D, blocks=(block,) * L, norm=part(LayerNorm))
 
     def forward(self, tokens):
