@@ -23,7 +23,14 @@ from sphinx.application import Sphinx
 
 from . import clock
 
-LIBRARIES = ("matplotlib", "numpy", "sphinx-gallery", "torch", "transformers")
+LIBRARIES = (
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "sphinx-gallery",
+    "torch",
+    "transformers",
+)
 _ENGINE = ("state.py", "figures.py", "gallery.py", "site.mplstyle")
 
 Pairs = Iterable[tuple[Path, Path]]
