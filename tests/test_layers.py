@@ -196,7 +196,9 @@ def test_rope_in_attention_knows_distances_only(offset: int) -> None:
 
 @pytest.mark.parametrize("kept", [1, 3])
 def test_the_last_tokens_alone_ask_the_same(kept: int) -> None:
-    attention = MultiHeadAttention(8, num_heads=2, mask=Causal(), rotary=RoPE()).double()
+    attention = MultiHeadAttention(
+        8, num_heads=2, mask=Causal(), rotary=RoPE()
+    ).double()
     x = randn64(2, 5, 8)
     newest = attention(x[:, -kept:], x, positions=5 - kept)
     equal(newest, attention(x)[:, -kept:], 1e-10)
