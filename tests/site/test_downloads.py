@@ -108,6 +108,14 @@ def test_text_is_plain_markdown(cells: list[dict[str, Any]]) -> None:
     assert not re.search(r"^\.\. |:\w+:`", text, re.MULTILINE)
 
 
+def test_a_directive_unknown_to_notebooks_fails_the_build(site: Site) -> None:
+    site.page("01_page", "assert plt\n\n# %%\n# .. rubric:: Aside\n#\n# Text.\n")
+    built = site.build()
+    assert built.status != 0
+    assert "its notebook would show '.. rubric:: Aside' as it stands" in built.log
+    assert "01_page" in built.log
+
+
 def test_a_section_is_one_zip_always_the_same(site: Site) -> None:
     site.page("02_second")
     site.page("01_first")

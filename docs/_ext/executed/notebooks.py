@@ -25,6 +25,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.intersphinx import resolve_reference_detect_inventory
+from sphinx.util import logging
 from sphinx_gallery import (  # type: ignore[import-untyped]
     notebook,
     py_source_parser,
@@ -32,6 +33,7 @@ from sphinx_gallery import (  # type: ignore[import-untyped]
 
 from . import gallery
 
+logger = logging.getLogger(__name__)
 INSTALL = '%pip install -q "tfdoc[pages] @ git+{repository}"'
 
 _DIRECTIVE = re.compile(
@@ -39,6 +41,7 @@ _DIRECTIVE = re.compile(
     r"(?P<body>(?:[ ]{2,}.*\n|[ ]*\n)*)",
     re.MULTILINE,
 )
+_LEFT = re.compile(r"^\.\. [\w-]+::.*$", re.MULTILINE)
 _OPTIONS = re.compile(r"\A(?:\s*:[\w-]+:.*\n)+")
 
 
@@ -54,6 +57,11 @@ def write_all(app: Sphinx, env: BuildEnvironment) -> list[str]:
                 if docname not in env.all_docs:
                     continue  # `gallery.check` will say that it has no page
                 content = notebook_of(copy, links(app, env, docname), repository)
+                if left := _LEFT.search("\n".join(_texts(content))):
+                    logger.warning(
+                        "its notebook would show %r as it stands: a directive that "
+                        "executed.notebooks does not know", left[0], location=docname
+                    )  # fmt: skip
                 _write(copy.with_suffix(".ipynb"), content.encode())
                 files += [copy, copy.with_suffix(".ipynb")]
             _write(archive(folder), zipped(files))
@@ -102,6 +110,12 @@ def notebook_of(script: Path, known: dict[str, str], repository: str) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
+def _texts(content: str) -> Iterator[str]:
+    for cell in json.loads(content)["cells"]:
+        if cell["cell_type"] == "markdown":
+            yield "".join(cell["source"])
+
+
 def sources(
     script: Path, known: dict[str, str], repository: str
 ) -> Iterator[tuple[str, str]]:
@@ -144,7 +158,12 @@ def links(app: Sphinx, env: BuildEnvironment, docname: str) -> dict[str, str]:
     """Return every reference of a page, as written, with its Markdown."""
     base = urljoin(app.config.html_baseurl, app.builder.get_target_uri(docname))
     found = {}
-    for node in env.get_doctree(docname).findall(addnodes.pending_xref):
+    document = env.get_doctree(docname)
+    for drawing in document.findall(nodes.Element):
+        if "svg" in drawing:
+            where = f"[The drawing, with its links, is on the site.]({base})"
+            found[drawing.rawsource] = where
+    for node in document.findall(addnodes.pending_xref):
         content = node.children[0]
         place = _address(app, env, docname, node)
         text = place.astext() if place is not None else content.astext()

@@ -39,7 +39,8 @@ class LinkedSvg(SphinxDirective):
             msg = f"there is no diagram {self.arguments[0]!r}; there are {known}"
             raise self.error(msg)
         self.env.note_dependency(path)
-        node = linked_svg(svg=path.read_text(encoding="utf-8"))
+        source = path.read_text(encoding="utf-8")
+        node = linked_svg(self.block_text.strip(), svg=source)
         self.set_source_info(node)
         return [node]
 
