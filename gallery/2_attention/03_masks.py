@@ -61,7 +61,7 @@ fig.set_label(
 # sphinx_gallery_end_ignore
 
 # %%
-# Below: the sliding window of Mistral; five tokens filled up to eight, in a
+# Bottom: the sliding window of Mistral; five tokens filled up to eight, in a
 # decoder; and a *prefix* of three tokens that everybody may read.
 #
 # One mask, five implementations
@@ -120,7 +120,7 @@ def attend(x, mask):
     return theirs(x, x, x, attn_mask=mask)[0]
 
 
-fig, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(7, 4), layout="constrained")
 for ax, name in zip(axes, ("blocked", "may attend"), strict=True):
     mask = ahead if name == "blocked" else ~ahead
     moved = influence(attend, x[:1], mask)
@@ -210,8 +210,8 @@ assert sum(p.numel() for p in model.parameters()) == 4 * H * d * (H * d + 1)
 # %%
 # Exercise
 # --------
-# To waste no padding, training packs several documents into one row. Each
-# must see its own tokens only. `document` has the number of each token's.
+# To waste no padding, training packs several documents into one row; each
+# must see its own tokens only. `document` numbers each token's document.
 
 
 def keep_apart(document):

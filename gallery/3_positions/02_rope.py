@@ -49,7 +49,7 @@ for pair, ax in enumerate(axes):
     ax.annotate(" 0", (1, 0))
     ax.annotate(" 5", (tip.real, tip.imag))
     ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
-    ax.set(title=f"pair {pair}: {0.1**pair:g} radians a token")
+    ax.set(title=f"pair {pair}: {0.1**pair:g} rad a token")
     ax.set(xlabel=f"channel {2 * pair}", ylabel=f"channel {2 * pair + 1}")
 assert turns[1].angle().allclose(0.1 ** torch.arange(4.0).double())
 # sphinx_gallery_start_ignore
