@@ -77,6 +77,11 @@ class PreNormBlock(_Block):
     dropout : float
         Share of each branch's result dropped in training.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a branch or norm is not a part, or a part refuses its settings or inputs.
+
     Examples
     --------
     >>> import torch
@@ -123,6 +128,11 @@ class PostNormBlock(_Block):
     dropout : float
         Share of each branch's result dropped in training.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a branch or norm is not a part, or a part refuses its settings or inputs.
+
     Examples
     --------
     >>> import torch
@@ -168,6 +178,11 @@ class TransformerBlock(PreNormBlock):
         Who may attend to whom in every call.
     rotary : RoPE, optional
         Turns queries and keys by their positions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is out of range or `num_heads` does not divide `embed_dim`.
 
     Examples
     --------
@@ -242,6 +257,12 @@ def TransformerLayer(  # noqa: N802  # it builds a block, under the name people 
     -------
     PostNormBlock or PreNormBlock
         Its attention weights are watched by ``record(layer, "*weights")``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `wiring` is not a block class, a number is out of range, or `num_heads` does
+        not divide `embed_dim`.
 
     Examples
     --------

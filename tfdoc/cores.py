@@ -136,6 +136,11 @@ class DotProductCore(nn.Module):
     dropout : float
         Share of the weights dropped in training, never in evaluation.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If `dropout` is not in [0, 1), or a call does not fit :func:`tfdoc.attention`.
+
     Notes
     -----
     The probe ``scores`` holds the scaled scores before the mask, ``weights`` the softmax

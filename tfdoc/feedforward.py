@@ -39,6 +39,12 @@ class FeedForward(nn.Module):
     dropout : float
         Share of the hidden numbers dropped in training.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a width is no positive integer, `dropout` not in [0, 1), `activation` not a
+        function, or `x` no floating-point tensor of width D.
+
     Notes
     -----
     The probe ``hidden`` holds the activations, shape (..., F).
@@ -99,6 +105,12 @@ class GatedFeedForward(nn.Module):
         Whether the projections have a bias; published models have none.
     dropout : float
         Share of the hidden numbers dropped in training.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a width is no positive integer, `dropout` not in [0, 1), `activation` not a
+        function, or `x` no floating-point tensor of width D.
 
     Notes
     -----

@@ -114,6 +114,11 @@ class Window(Mask):
     size : int
         1 sees itself only; the length of the sequence or more sees everything.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If `size` is not a positive integer.
+
     Examples
     --------
     >>> from tfdoc import Window
@@ -142,6 +147,13 @@ class Padding(Mask):
     ----------
     lengths : Tensor of int or sequence of int
         Tokens in each row, shape (B,); the filling stands behind them.
+
+    Raises
+    ------
+    TypeError
+        If `lengths` is not one whole number a row, as with a 0/1 mask of shape (B, T).
+    ValueError
+        If a length is negative.
 
     Examples
     --------

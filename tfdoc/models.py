@@ -28,6 +28,11 @@ class Encoder(nn.Module):
     norm : Part, optional
         After the last block; pre-norm stacks need it.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If `blocks` is not a tuple of parts, or a part refuses its settings or inputs.
+
     Examples
     --------
     >>> import torch

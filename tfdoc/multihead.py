@@ -49,6 +49,13 @@ class MultiHeadAttention(nn.Module):
     rotary : RoPE, optional
         Turns queries and keys by their positions.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a width is no positive integer, heads do not divide (the nearest that do are
+        named), `dropout` is not in [0, 1), `mask` or `rotary` is of another type, or
+        `rotary` meets an odd head width.
+
     Notes
     -----
     Weights are named ``q_proj, k_proj, v_proj, o_proj``. The probes ``core.scores`` and
@@ -123,6 +130,13 @@ class MultiHeadAttention(nn.Module):
         -------
         Tensor
             Shape (B, T, D).
+
+        Raises
+        ------
+        TypeError
+            If `x` is not floating-point, the mask not bool or the positions not whole.
+        ValueError
+            If shapes do not fit; the message has both.
         """
         batch_of_vectors("x", x, self.embed_dim)
         if context is not None:

@@ -31,6 +31,11 @@ class LayerNorm(nn.Module):
     bias : bool
         Whether :math:`b` is learned; without it there is none.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is no positive number, or `x` no floating-point tensor of width D.
+
     Examples
     --------
     >>> import torch
@@ -72,6 +77,11 @@ class RMSNorm(nn.Module):
         Width D of a vector.
     eps : float
         Added to the mean square. Llama 1 and T5 use 1e-6, later Llamas 1e-5.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is no positive number, or `x` no floating-point tensor of width D.
 
     Examples
     --------

@@ -104,8 +104,8 @@ print(f"largest difference {(ours(x) - theirs(x)).abs().max():.0e}")
 # Only attention tells the others
 # -------------------------------
 # Change one word, cat to dog, and see after which step which token notices.
-pairs = zip(way(dog).values(), steps.values(), strict=True)
-changes = [after[0] - before[0] for after, before in pairs]
+other = way(dog)
+changes = [other[step][0] - steps[step][0] for step in steps]
 sizes = torch.stack(
     [change.norm(dim=-1) / change.norm() for change in changes]
 )

@@ -130,6 +130,11 @@ def estimate_params(
     formula V D + L (4 D D + 2 D F + 4 D) + D V knows neither the third matrix of a gated
     network nor grouped heads, biases or tying: for Llama-7B it says 5.3.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`count_params` does.
+
     Examples
     --------
     >>> from tfdoc import estimate_params
