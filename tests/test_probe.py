@@ -42,6 +42,18 @@ def test_any_module_can_be_watched(pattern: str, shape: tuple[int, ...]) -> None
     assert seen[pattern].shape == shape
 
 
+def test_the_model_itself_has_the_empty_name() -> None:
+    theirs, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(1, 4, 8)
+    with record(theirs, "") as seen:
+        out, weights = theirs(x, x, x)
+    assert list(seen) == [""]
+    assert seen[""][0] is out
+    assert seen[""][1] is weights
+    with record(theirs, "*") as seen:
+        theirs(x, x, x)
+    assert list(seen.calls) == ["out_proj"]
+
+
 def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
     attention = MultiHeadAttention(8, num_heads=2)
     with pytest.raises(ZeroDivisionError), record(attention, "*"):

@@ -70,7 +70,13 @@ class Mask(ABC):
         return allowed.expand(torch.broadcast_shapes(allowed.shape, table))
 
     def table(self, length: int) -> Tensor:
-        """Return the mask over positions 0 to ``length - 1``, queries in rows."""
+        """Return the mask over positions 0 to ``length - 1``, queries in rows.
+
+        Returns
+        -------
+        Tensor of bool
+            Shape (length, length), or (B, 1, length, length) for :class:`Padding`.
+        """
         at = torch.arange(positive_int("length", length))
         return self(at, at)
 

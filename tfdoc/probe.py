@@ -73,7 +73,8 @@ def record(model: nn.Module, pattern: str) -> Iterator[Recording]:
         Watched from inside the ``with`` block only; its hooks are removed on exit.
     pattern : str
         A shell pattern on the names of :meth:`torch.nn.Module.named_modules`, as in
-        ``"*weights"`` (every attention map) or ``"blocks.0.*"``.
+        ``"*weights"`` (every attention map) or ``"blocks.0.*"``. The empty pattern
+        watches the model itself, whose name is empty.
 
     Yields
     ------
@@ -106,7 +107,8 @@ def record(model: nn.Module, pattern: str) -> Iterator[Recording]:
                 f"{name or type(model).__name__!r} is compiled and would not run the "
                 "hooks; record the model that was given to torch.compile"
             )
-    found = [name for name in modules if name and fnmatchcase(name, pattern)]
+    # The model itself has the empty name, which "*" must not catch.
+    found = [n for n in modules if (fnmatchcase(n, pattern) if n else not pattern)]
     if not found:
         probes = [name for name, m in modules.items() if isinstance(m, Probe)]
         raise KeyError(
