@@ -50,7 +50,7 @@ fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.2), layout="constrained")
 for ax, values in zip(axes, (x, layer_norm(x)), strict=True):
     for row, channels in enumerate(values.tolist()):
         ax.plot(channels, [row] * D, "|", color=f"C{row}", markersize=14)
-    ax.set(title="before" if values is x else "after", xlabel="channels")
+    ax.set(title="before" if values is x else "after", xlabel="value")
     ax.set_yticks(range(T), tokens)
     ax.invert_yaxis()
 assert (layer_norm(x).var(-1, correction=0) - 1).abs().max() < 1e-3

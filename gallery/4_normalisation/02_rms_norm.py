@@ -57,7 +57,7 @@ for ax, (title, after) in zip(axes, results.items(), strict=True):
     ax.scatter(*after.T.tolist(), s=30, color="C1", label="after")
     ax.set(title=title, xlabel="channel 0", ylabel="channel 1")
     ax.set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
-axes[0].legend(frameon=False, loc="upper left")
+axes[0].legend(frameon=False, loc="lower right")
 assert len({tuple(y) for y in results["LayerNorm"].round().tolist()}) == 2
 assert (results["RMSNorm"].norm(dim=-1) - 2**0.5).abs().max() < 1e-4
 # sphinx_gallery_start_ignore

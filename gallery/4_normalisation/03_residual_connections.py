@@ -25,8 +25,8 @@ print(f"slope {0.1**24:.0e} without, {1.1**24:.1f} with the addition")
 
 # %%
 # The 1 is the shortcut, or residual connection: whatever the layers do, it
-# carries the gradient past them. Now real blocks of attention and a
-# feed-forward network: with their two additions, without, and without norms.
+# carries the gradient past them. Now real blocks, of attention and a
+# feed-forward network: as they are, without additions, without norms as well.
 
 
 class NoShortcuts(PreNormBlock):

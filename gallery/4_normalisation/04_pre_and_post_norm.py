@@ -33,7 +33,7 @@ print("pre-norm", x + branch, "post-norm", F.layer_norm(x + branch, (2,)))
 # %%
 # The same thing, by the library
 # ------------------------------
-# A block has two branches, so by hand each order is two lines.
+# Two branches, so two lines by hand; PyTorch calls the choice ``norm_first``.
 T, D = 16, 32
 x = torch.randn(8, T, D)
 Pre, Post = tfdoc.PreNormBlock, tfdoc.PostNormBlock
