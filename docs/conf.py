@@ -1,5 +1,6 @@
 """Configuration of the site; the engine behind it is the package ``_ext/executed``."""
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -50,7 +51,8 @@ napoleon_use_rtype = False
 html_theme = "furo"
 pygments_dark_style = "a11y-high-contrast-dark"
 html_title = "tfdoc"
-html_baseurl = urls["Documentation"]
+# Read the Docs builds for an address of its own.
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", urls["Documentation"])
 html_static_path = ["_static"]
 html_favicon = "_static/mark.svg"
 html_css_files = ["tfdoc.css", "front.css"]
@@ -75,7 +77,7 @@ html_theme_options = {
     },
 }
 
-ogp_site_url = urls["Documentation"]
+ogp_site_url = html_baseurl
 ogp_image = f"{urls['Documentation']}_static/card.png"
 ogp_image_alt = "tfdoc: transformers, explained by programs that run"
 ogp_social_cards = {"enable": False}

@@ -23,7 +23,6 @@ from transformers.models.bert.modeling_bert import BertConfig, BertLayer
 from tfdoc import (
     Causal,
     Encoder,
-    LayerNorm,
     Padding,
     TransformerLayer,
     from_torch,
@@ -104,8 +103,8 @@ fig.set_label(
 sizes = {"hidden_size": D, "num_attention_heads": 4, "intermediate_size": 64}
 config = BertConfig(**sizes, attn_implementation="eager")
 bert = BertLayer(config).eval()
-small = part(LayerNorm, eps=config.layer_norm_eps)
-ours = TransformerLayer(D, 4, 64, norm=small).eval()
+norm = part(torch.nn.LayerNorm, eps=config.layer_norm_eps)
+ours = TransformerLayer(D, 4, 64, norm=norm).eval()
 names = {
     "attention.q_proj": "attention.self.query",
     "attention.k_proj": "attention.self.key",
