@@ -1,0 +1,129 @@
+"""Setting the stage of a rehearsal: everything on meta, layers that run twice."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from types import FunctionType, ModuleType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tfdoc._follow import Follow, inside
+
+__all__ = ["checkpoint_layers", "forget_caches", "not_packed", "on_meta", "reach"]
+
+T = TypeVar("T")
+
+
+def reach(thing: object) -> Iterator[Tensor]:
+    """Yield the tensors in containers and attributes, however deep, each once."""
+    seen, todo = set(), [thing]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, (type, FunctionType, ModuleType)):
+            continue
+        seen.add(id(one))
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, dict):
+            todo += one.values()
+        elif isinstance(one, (list, tuple, set)):
+            todo += one
+        else:
+            todo += getattr(one, "__dict__", {}).values()
+
+
+def on_meta(thing: T, dtype: torch.dtype | None = None) -> T:
+    """Return a copy whose tensors have no data; cast the weights of a module."""
+    cast = set()
+    if dtype is not None and isinstance(thing, nn.Module):
+        cast = {id(t) for t in (*thing.parameters(), *thing.buffers())}
+    memo: dict[int, Any] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
+    for tensor in reach(thing):
+        new = _without_data(tensor, storages)
+        if id(tensor) in cast and tensor.is_floating_point():
+            new = new.to(dtype)
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, tensor.requires_grad)
+        # deepcopy takes what it finds here for a copy already made.
+        memo[id(tensor)] = new
+    return copy.deepcopy(thing, memo)
+
+
+def _without_data(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
+    """Return the tensor on meta; what shares a storage shares one there."""
+    old = tensor.untyped_storage()
+    if old._cdata not in storages:
+        empty = torch.empty(old.nbytes(), dtype=torch.uint8, device="meta")
+        storages[old._cdata] = empty.untyped_storage()
+    new = torch.empty(0, dtype=tensor.dtype, device="meta")
+    where = tensor.storage_offset(), tensor.shape, tensor.stride()
+    return new.set_(storages[old._cdata], *where)
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the elements of the outermost module lists with their names."""
+    outer: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not name.startswith(outer):
+            outer += (f"{name}.",)
+            for index, layer in module.named_children():
+                yield f"{name}.{index}", layer
+
+
+def checkpoint_layers(
+    model: nn.Module,
+    follow: Follow,
+    emulation: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Make every layer run again in the backward pass, under the same emulation."""
+    found = [*layers(model)]
+    if not found:
+        raise ValueError(
+            f"checkpointing=True found no torch.nn.ModuleList in {type(model).__name__} "
+            "whose elements could be run again; put its layers in one"
+        )
+
+    def again(name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # A layer that is run again is not called, so its hooks do not name it.
+        with inside(follow, name):
+            return forward(*args, **kwargs)
+
+    settings: dict[str, Any] = {
+        "use_reentrant": False,
+        "preserve_rng_state": False,  # on meta there is none
+        "context_fn": lambda: (nullcontext(), emulation()),
+    }
+    for name, layer in found:
+        twice = partial(again, name, layer.forward)
+        layer.forward = partial(checkpoint, twice, **settings)
+
+
+def forget_caches(model: nn.Module) -> None:
+    """Switch off the key/value cache that Hugging Face's models keep by default."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", False):
+            config.use_cache = False  # type: ignore[union-attr]
+
+
+@contextmanager
+def not_packed() -> Iterator[None]:
+    """Tell Hugging Face's masks that no sequences are packed; positions cannot."""
+    masks: Any = sys.modules.get("transformers.masking_utils")
+    if masks is None:
+        yield
+        return
+    look = masks.find_packed_sequence_indices
+    masks.find_packed_sequence_indices = lambda _positions: None
+    try:
+        yield
+    finally:
+        masks.find_packed_sequence_indices = look
