@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FunctionType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tfdoc._checks import one_of
 from tfdoc._follow import Follow, inside
 
-__all__ = ["checkpoint_layers", "forget_caches", "not_packed", "on_meta", "reach"]
-
 T = TypeVar("T")
+Optimizer: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": partial(torch.optim.AdamW, foreach=True),
+    "sgd": partial(torch.optim.SGD, foreach=True),
+}
 
 
 def reach(thing: object) -> Iterator[Tensor]:
@@ -66,6 +70,45 @@ def _without_data(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> 
     new = torch.empty(0, dtype=tensor.dtype, device="meta")
     where = tensor.storage_offset(), tensor.shape, tensor.stride()
     return new.set_(storages[old._cdata], *where)
+
+
+def built(model: Any) -> nn.Module:
+    """Return the model, or what the function builds on meta."""
+    made = model
+    if not isinstance(model, nn.Module) and callable(model):
+        with torch.device("meta"):
+            made = model()
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            "model must be a torch.nn.Module or a function without arguments that "
+            f"builds one, got {type(made).__name__}"
+        )
+    if isinstance(made, torch._dynamo.eval_frame.OptimizedModule):
+        raise TypeError(
+            "model is compiled and would hide its operations; rehearse the model that "
+            "was given to torch.compile"
+        )
+    return made
+
+
+def with_state(given: Any, model: nn.Module) -> torch.optim.Optimizer | None:
+    """Make the optimiser, and a first step that leaves it its state."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(
+            f"mode='train' found nothing to train in {type(model).__name__}; let a "
+            "parameter require gradients, or rehearse mode='infer'"
+        )
+    if given is None:
+        return None
+    if not callable(given):
+        given = OPTIMIZERS[one_of("optimizer", given, tuple(OPTIMIZERS))]
+    stepper: torch.optim.Optimizer = given(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    stepper.step()
+    stepper.zero_grad()
+    return stepper
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -127,3 +170,17 @@ def not_packed() -> Iterator[None]:
         yield
     finally:
         masks.find_packed_sequence_indices = look
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Add a note to the error of a model that asks for numbers."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" in str(error):
+            error.add_note(
+                "A rehearsal has shapes and no numbers: code that asks for a number in "
+                "a tensor (.item(), if tensor:, nonzero) cannot run in it."
+            )
+        raise

@@ -7,33 +7,32 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tfdoc._checks import flag
+from tfdoc._checks import flag, one_of
 from tfdoc._emulate import Autocast, FusedAttention
 from tfdoc._follow import Flops, Follow, watch_modules
-from tfdoc._stage import checkpoint_layers, forget_caches, not_packed, on_meta, reach
+from tfdoc._stage import (
+    Optimizer,
+    built,
+    checkpoint_layers,
+    explained,
+    forget_caches,
+    not_packed,
+    on_meta,
+    reach,
+    with_state,
+)
 
 __all__ = ["Rehearsal", "rehearse"]
 
-Optimizer: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-OPTIMIZERS: dict[str, Optimizer] = {
-    "adamw": partial(torch.optim.AdamW, foreach=True),
-    "sgd": partial(torch.optim.SGD, foreach=True),
-}
 HELD = (
-    "parameters",
-    "buffers",
-    "inputs",
-    "activations",
-    "gradients",
-    "optimizer",
-    "logits",
+    "parameters", "buffers", "inputs", "activations", "gradients", "optimizer", "logits",
     "kv_cache",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class Rehearsal:
     gradients, optimizer : int
         The gradients of all parameters, and the state of the optimiser.
     logits : int
-        The model's output: the tensor it returns, or the one named ``logits``.
+        The tensor that the model returns, or the one in its output named ``logits``.
     kv_cache : int
         Keys and values in the ``past_key_values`` that the model returns. `by_kind` may
         show more: a sliding window that is a slice keeps all of its storage allocated.
     temporaries : int
-        What is neither of these, at the peak.
+        What the peak holds besides all these.
     peak : int
         The most that is allocated at any time.
     peak_moment : str
@@ -156,7 +155,8 @@ def rehearse(
     -----
     Training keeps no key/value cache: ``use_cache`` of a Hugging Face model's config is
     switched off in the copy. Their masks look for packed sequences by the numbers in
-    ``position_ids``; a rehearsal has none of either.
+    ``position_ids``; a rehearsal takes them as not packed. A model that checkpoints
+    itself is followed too, except under ``"amp"``: use `checkpointing` there.
 
     Examples
     --------
@@ -169,22 +169,22 @@ def rehearse(
     >>> step.peak_moment, step.flops
     ('step', Flops(forward=8388608, backward=8388608))
     """
-    train = _one_of("mode", mode, ("train", "infer")) == "train"
-    dtype = _one_of("precision", precision, ("fp32", "bf16", "amp"))
+    train = one_of("mode", mode, ("train", "infer")) == "train"
+    dtype = one_of("precision", precision, ("fp32", "bf16", "amp"))
     follow = Follow()
     emulation = partial(
         _emulation, follow, amp=dtype == "amp", fused=flag("fused", fused)
     )
-    actor = on_meta(_built(model), torch.bfloat16 if dtype == "bf16" else torch.float32)
+    actor = on_meta(built(model), torch.bfloat16 if dtype == "bf16" else torch.float32)
     args, kwargs = on_meta((inputs, named))
     if flag("checkpointing", checkpointing):
         checkpoint_layers(actor, follow, emulation)
-    stepper = _stepper(optimizer, actor) if train else None
+    stepper = with_state(optimizer, actor) if train else None
     _see_the_start(follow, actor, stepper, (args, kwargs))
     watch_modules(actor.train(train), follow)
     if train:
         forget_caches(actor)
-    with follow, not_packed(), _explained(), torch.set_grad_enabled(train):
+    with follow, not_packed(), explained(), torch.set_grad_enabled(train):
         follow.begin("forward")
         before = follow.allocated
         with emulation():
@@ -211,50 +211,6 @@ def rehearse(
     return _report(follow, held)
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value in allowed:
-        return value
-    raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
-
-
-def _built(model: Any) -> nn.Module:
-    built = model
-    if not isinstance(model, nn.Module) and callable(model):
-        with torch.device("meta"):
-            built = model()
-    if not isinstance(built, nn.Module):
-        raise TypeError(
-            "model must be a torch.nn.Module or a function without arguments that "
-            f"builds one, got {type(built).__name__}"
-        )
-    if isinstance(built, torch._dynamo.eval_frame.OptimizedModule):
-        raise TypeError(
-            "model is compiled and would hide its operations; rehearse the model that "
-            "was given to torch.compile"
-        )
-    return built
-
-
-def _stepper(given: Any, model: nn.Module) -> torch.optim.Optimizer | None:
-    """Make the optimiser, and a first step that leaves it its state."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(
-            f"mode='train' found nothing to train in {type(model).__name__}; let a "
-            "parameter require gradients, or rehearse mode='infer'"
-        )
-    if given is None:
-        return None
-    if not callable(given):
-        given = OPTIMIZERS[_one_of("optimizer", given, tuple(OPTIMIZERS))]
-    stepper: torch.optim.Optimizer = given(parameters)
-    for parameter in parameters:
-        parameter.grad = torch.empty_like(parameter)
-    stepper.step()
-    stepper.zero_grad()
-    return stepper
-
-
 @contextmanager
 def _emulation(follow: Follow, *, amp: bool, fused: bool) -> Iterator[None]:
     with ExitStack() as modes:
@@ -263,19 +219,6 @@ def _emulation(follow: Follow, *, amp: bool, fused: bool) -> Iterator[None]:
         if amp:
             modes.enter_context(Autocast(lambda copy: follow.see(copy, "autocast")))
         yield
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, NotImplementedError) as error:
-        if "meta" in str(error):
-            error.add_note(
-                "A rehearsal has shapes and no numbers: code that asks for a number in "
-                "a tensor (.item(), if tensor:, nonzero) cannot run in it."
-            )
-        raise
 
 
 def _see_the_start(
