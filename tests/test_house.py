@@ -20,8 +20,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
-    {"_checks", "_tensor_checks", "_follow"},
-    {"_emulate", "_stage"},
+    {"_checks", "_tensor_checks", "_follow", "_emulate"},
+    {"_stage"},
     {"parts", "probe", "masks", "positions", "norms", "feedforward"},
     {"cores"},
     {"multihead"},

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-__all__ = ["Autocast", "FusedAttention"]
-
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())

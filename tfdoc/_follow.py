@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +16,6 @@ from torch.nn.modules.loss import _Loss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-
-__all__ = ["Flops", "Follow", "inside", "watch_modules"]
 
 # The allocator of a GPU hands out memory in pieces of this many bytes.
 PIECE = 512
@@ -166,28 +164,27 @@ class Follow(TorchDispatchMode):
         return found
 
 
-@contextmanager
-def inside(follow: Follow, name: str) -> Iterator[None]:
-    """Make what runs here belong to the module of this name."""
-    follow.running.append(name)
-    try:
-        yield
-    finally:
-        follow.running.pop()
-
-
 def watch_modules(model: nn.Module, follow: Follow) -> None:
-    """Let the model's modules tell which of them is running, by hooks that stay."""
+    """Let the model's modules tell which of them is running.
 
-    def enter(name: str) -> Callable[..., None]:
-        return lambda *_: follow.running.append(name)
-
-    def leave(module: nn.Module, *_: Any) -> None:
-        follow.running.pop()
-        # What comes after the last module is the loss, where the model has one.
-        if follow.running and not isinstance(module, _Loss):
-            follow.last_module = len(follow.timeline)
-
+    Not by hooks: a model may take another path while it is watched.
+    """
     for name, module in model.named_modules():
-        module.register_forward_pre_hook(enter(name))
-        module.register_forward_hook(leave, always_call=True)
+        module.forward = _telling(follow, name, module)
+
+
+def _telling(follow: Follow, name: str, module: nn.Module) -> Callable[..., Any]:
+    forward = module.forward
+
+    @wraps(forward)
+    def tell(*args: Any, **kwargs: Any) -> Any:
+        follow.running.append(name)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            follow.running.pop()
+            # What comes after the last module is the loss, where the model has one.
+            if follow.running and not isinstance(module, _Loss):
+                follow.last_module = len(follow.timeline)
+
+    return tell

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tfdoc._checks import one_of
-from tfdoc._follow import Follow, inside
 
 T = TypeVar("T")
 Optimizer: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -111,20 +110,17 @@ def with_state(given: Any, model: nn.Module) -> torch.optim.Optimizer | None:
     return stepper
 
 
-def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the elements of the outermost module lists with their names."""
+def layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the elements of the outermost module lists."""
     outer: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not name.startswith(outer):
             outer += (f"{name}.",)
-            for index, layer in module.named_children():
-                yield f"{name}.{index}", layer
+            yield from module.children()
 
 
 def checkpoint_layers(
-    model: nn.Module,
-    follow: Follow,
-    emulation: Callable[[], AbstractContextManager[None]],
+    model: nn.Module, emulation: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """Make every layer run again in the backward pass, under the same emulation."""
     found = [*layers(model)]
@@ -133,20 +129,13 @@ def checkpoint_layers(
             f"checkpointing=True found no torch.nn.ModuleList in {type(model).__name__} "
             "whose elements could be run again; put its layers in one"
         )
-
-    def again(name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # A layer that is run again is not called, so its hooks do not name it.
-        with inside(follow, name):
-            return forward(*args, **kwargs)
-
     settings: dict[str, Any] = {
         "use_reentrant": False,
         "preserve_rng_state": False,  # on meta there is none
         "context_fn": lambda: (nullcontext(), emulation()),
     }
-    for name, layer in found:
-        twice = partial(again, name, layer.forward)
-        layer.forward = partial(checkpoint, twice, **settings)
+    for layer in found:
+        layer.forward = partial(checkpoint, layer.forward, **settings)
 
 
 def forget_caches(model: nn.Module) -> None:

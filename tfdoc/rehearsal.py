@@ -177,11 +177,11 @@ def rehearse(
     )
     actor = on_meta(built(model), torch.bfloat16 if dtype == "bf16" else torch.float32)
     args, kwargs = on_meta((inputs, named))
+    watch_modules(actor.train(train), follow)
     if flag("checkpointing", checkpointing):
-        checkpoint_layers(actor, follow, emulation)
+        checkpoint_layers(actor, emulation)
     stepper = with_state(optimizer, actor) if train else None
     _see_the_start(follow, actor, stepper, (args, kwargs))
-    watch_modules(actor.train(train), follow)
     if train:
         forget_caches(actor)
     with follow, not_packed(), explained(), torch.set_grad_enabled(train):

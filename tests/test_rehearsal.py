@@ -1,0 +1,499 @@
+"""Rehearsals: against followed storages, the CPU's own allocations and closed forms.
+
+``data/memory.json`` holds steps of Hugging Face's models, measured on the meta device by
+a program of its own. A row of "train": model, batch, tokens, precision, attention,
+checkpointing, parameters, then bytes: kept for the backward pass, and the peaks of
+forward pass with loss, of backward pass and of the step. A row of "infer": the same
+settings with the logits computed, then the peak and the key/value cache.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, masking_utils
+
+from tfdoc import (
+    Causal,
+    Encoder,
+    GatedFeedForward,
+    LayerNorm,
+    MultiHeadAttention,
+    PreNormBlock,
+    Probe,
+    Rehearsal,
+    RMSNorm,
+    RoPE,
+    TransformerBlock,
+    part,
+    rehearse,
+)
+from tfdoc._emulate import Autocast
+
+DATA: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "data" / "memory.json").read_text(encoding="utf-8")
+)
+# With the versions of the data there is no error at all.
+VERSIONS = torch.__version__.split("+")[0], transformers.__version__
+EXACT = (DATA["torch"], DATA["transformers"]) == VERSIONS
+
+
+def close(bytes_: int) -> Any:
+    return pytest.approx(bytes_, rel=0 if EXACT else 1e-3)
+
+
+def published(name: str, attn: str) -> Callable[[], nn.Module]:
+    config = dict(DATA["models"][name])
+    (kind,) = config.pop("architectures")
+    settings = AutoConfig.for_model(
+        **config, decoder_start_token_id=0, attn_implementation=attn
+    )
+    return lambda: getattr(transformers, kind)(settings)  # type: ignore[no-any-return]
+
+
+def ids(batch: int, tokens: int) -> Tensor:
+    return torch.zeros(batch, tokens, dtype=torch.long, device="meta")
+
+
+@pytest.mark.parametrize(
+    "row", DATA["train"], ids=lambda row: "-".join(map(str, row[:6]))
+)
+def test_training_of_published_models(row: Any) -> None:
+    name, batch, tokens, precision, attn, checkpointing, parameters, *truth = row
+    model, x = published(name, attn), ids(batch, tokens)
+    start = time.process_time()
+    step = rehearse(
+        model, precision=precision, checkpointing=checkpointing, input_ids=x, labels=x
+    )
+    assert time.process_time() - start < 5
+    kept, forward, backward, update = truth
+    assert step.activations == close(kept)
+    peaks = step.peaks
+    assert max(peaks["forward"], peaks["loss"]) == close(forward)
+    assert (peaks["backward"], peaks["step"]) == (close(backward), close(update))
+    assert step.peak == close(max(truth))
+    assert step.peak_moment == ("step" if update > backward else "backward")
+    size = 2 if precision == "bf16" else 4
+    assert step.parameters == pytest.approx(size * parameters, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "row", DATA["infer"], ids=lambda row: "-".join(map(str, row[:6]))
+)
+def test_inference_of_published_models(row: Any) -> None:
+    name, batch, tokens, precision, attn, logits, peak, kv_cache = row
+    only = {"logits_to_keep": 1} if logits == "last" else {}
+    x, model = ids(batch, tokens), published(name, attn)
+    run = rehearse(model, mode="infer", precision=precision, input_ids=x, **only)
+    assert run.peak == close(peak)
+    assert run.kv_cache == kv_cache
+    vocabulary = DATA["models"][name]["vocab_size"]
+    assert (
+        run.logits == -(-batch * (1 if only else tokens) * vocabulary * 2 // 512) * 512
+    )
+    assert (run.peak_moment, run.activations, run.gradients) == ("forward", 0, 0)
+
+
+def test_decoding_appends_to_the_cache() -> None:
+    model, x = published("gpt2", "sdpa"), ids(2, 100)
+    prompt = rehearse(model, mode="infer", input_ids=x)
+    cache = prompt.output.past_key_values
+    token = rehearse(model, mode="infer", input_ids=x[:, :1], past_key_values=cache)
+    assert prompt.kv_cache == 2 * 12 * 768 * 4 * 2 * 100
+    assert token.kv_cache == 2 * 12 * 768 * 4 * 2 * 101
+    assert cache.get_seq_length() == 100, "the caller's cache has grown"
+    # One layer's keys and values stand there twice while they are copied.
+    assert token.by_kind["kv_cache"] > token.kv_cache
+
+
+def test_a_window_that_is_a_slice_keeps_its_storage() -> None:
+    run = rehearse(
+        published("gemma-3-1b", "sdpa"), mode="infer", input_ids=ids(1, 2048)
+    )
+    assert run.kv_cache < run.by_kind["kv_cache"]
+
+
+# The allocations of real steps
+
+
+def encoder(name: str, watched: bool = True) -> nn.Module:
+    """Return a small encoder; watched, it takes the exact path on every device."""
+    llama = part(
+        PreNormBlock,
+        norm=part(RMSNorm),
+        attention=part(MultiHeadAttention, num_heads=4, mask=Causal(), rotary=RoPE()),
+        feedforward=part(GatedFeedForward, hidden_dim=512),
+    )
+    block = llama if name == "llama" else part(TransformerBlock, num_heads=4)
+    model = Encoder(128, blocks=(block,) * 3, norm=part(LayerNorm))
+    for module in model.modules():
+        if watched and isinstance(module, Probe):
+            module.register_forward_hook(lambda *_: None)
+    return model
+
+
+def tiny_llama(**more: Any) -> LlamaForCausalLM:
+    settings: dict[str, Any] = {
+        "vocab_size": 1024,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attn_implementation": "eager",
+        "use_cache": False,
+    }
+    return LlamaForCausalLM(LlamaConfig(**settings | more))
+
+
+def torchs_own() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(128, 4, 512, batch_first=True)
+    return nn.Sequential(nn.Embedding(1024, 128), nn.TransformerEncoder(layer, 2))
+
+
+def allocated(model: nn.Module, *inputs: Tensor, **named: Tensor) -> int:
+    """Return how far a real training step gets above where it began."""
+    stepper = torch.optim.AdamW(model.parameters(), foreach=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    stepper.step()
+    stepper.zero_grad()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        loss = scalar(model(*inputs, **named))
+        torch.autograd.backward(loss)
+        del loss
+        stepper.step()
+    assert seen.profiler is not None
+    events = [
+        e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"
+    ]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def scalar(output: Any) -> Tensor:
+    loss: Tensor = output.sum() if isinstance(output, Tensor) else output.loss
+    return loss
+
+
+@pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="CPU's allocator")
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: encoder("llama"), (4, 128, 128)),
+        (lambda: encoder("llama"), (1, 16, 128)),  # the step is its peak
+        (lambda: encoder("bert"), (1, 1024, 128)),
+        (tiny_llama, (4, 128)),
+        (torchs_own, (4, 128)),
+    ],
+)
+def test_real_allocations(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    with torch.device("cpu"):
+        model = build().train()
+        x = torch.randint(1024, shape) if len(shape) == 2 else torch.randn(shape)
+        named: dict[str, Any] = (
+            {"labels": x} if isinstance(model, LlamaForCausalLM) else {}
+        )
+        real = allocated(model, x, **named)
+    step = rehearse(model, x, **named, loss=scalar, fused=False)
+    before = step.parameters + step.buffers + step.inputs + step.optimizer
+    # A scalar takes 512 bytes there and 4 here; nothing else differs.
+    assert 0 <= step.peak - before - real + 12 <= 1024 + 12
+
+
+# FLOPs
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_flops_are_those_of_the_counter(checkpointing: bool) -> None:
+    x = torch.zeros(2, 64, dtype=torch.long)
+    step = rehearse(tiny_llama(), input_ids=x, labels=x, checkpointing=checkpointing)
+    model = tiny_llama().cpu().train()
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    with FlopCounterMode(display=False) as counter:
+        x = x.cpu()
+        model(input_ids=x, labels=x).loss.backward()
+    assert step.flops.total == counter.get_total_flops()
+
+
+def test_flops_are_the_closed_form() -> None:
+    b, s, layers, heads, head_dim = 2, 96, 2, 4, 64
+    x = torch.zeros(b, s, dtype=torch.long)
+    model = tiny_llama(attn_implementation="sdpa")
+    matmul = sum(p.numel() for p in model.parameters() if p.ndim == 2) - 1024 * 256
+    products, scores = 2 * matmul * b * s, 4 * b * s * s * layers * heads * head_dim
+    for fused, precision in ((False, "fp32"), (True, "fp32"), (True, "bf16")):
+        settings: dict[str, Any] = {"fused": fused, "precision": precision}
+        step = rehearse(model, input_ids=x, labels=x, **settings)
+        assert step.flops.forward == products + scores
+        # A fused kernel computes the scores again in the backward pass.
+        again = 2.5 if fused else 2
+        assert step.flops.backward == 2 * products + again * scores
+
+
+def test_flops_go_to_their_modules() -> None:
+    x = torch.zeros(1, 32, dtype=torch.long)
+    for checkpointing in (False, True):
+        step = rehearse(
+            tiny_llama(), input_ids=x, labels=x, checkpointing=checkpointing
+        )
+        per = step.flops_by_module
+        assert per[""] == step.flops
+        once = 2 * 32 * 256 * 512
+        name = "model.layers.1.mlp.up_proj"
+        assert per[name] == (once, (3 if checkpointing else 2) * once)
+        layer, attention = per["model.layers.0"], per["model.layers.0.self_attn"]
+        scores = 4 * 32 * 32 * 4 * 64
+        inside = [per[f"model.layers.0.self_attn.{n}_proj"].total for n in "qkvo"]
+        times = 4 if checkpointing else 3
+        assert attention.total == sum(inside) + times * scores
+        assert layer.total == attention.total + per["model.layers.0.mlp"].total
+        assert step.flops.total == 2 * layer.total + per["lm_head"].total
+
+
+# What the numbers mean
+
+
+def simple(**settings: Any) -> Rehearsal:
+    model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256))
+    settings = {"loss": torch.sum} | settings
+    return rehearse(model, torch.empty(512, 256), **settings)
+
+
+def test_sizes_by_hand() -> None:
+    step, size = simple(), 4 * (2 * 256 * 512 + 512 + 256)
+    assert (step.parameters, step.gradients, step.optimizer) == (size, size, 2 * size)
+    assert step.inputs == step.logits == 4 * 512 * 256
+    # What GELU takes and gives, and the loss.
+    assert step.activations == 2 * 4 * 512 * 512 + 512
+    low = simple(precision="bf16", optimizer=None)
+    assert (low.parameters, low.optimizer) == (size / 2, 0)
+
+
+def test_the_parts_make_the_peak() -> None:
+    for settings in ({}, {"precision": "amp"}, {"mode": "infer"}):
+        step = simple(**settings)
+        assert sum(step.by_kind.values()) == step.peak == max(step.peaks.values())
+        assert max(step.timeline, key=lambda entry: entry[1])[0] == step.peak_moment
+        assert step.by_kind["temporaries"] == step.temporaries
+    assert ("autocast" in simple(precision="amp").by_kind) is True
+    moments = list(dict.fromkeys(moment for moment, _ in simple().timeline))
+    assert moments == ["forward", "loss", "backward", "step"]
+
+
+def test_the_peak_moves_with_the_batch() -> None:
+    model = tiny_llama(attn_implementation="sdpa")
+    small, large = (
+        rehearse(model, input_ids=x, labels=x) for x in (ids(1, 8), ids(64, 64))
+    )
+    assert (small.peak_moment, large.peak_moment) == ("step", "backward")
+    # Logits in float32, then their softmax: the loss is the top of the forward pass.
+    assert large.peaks["loss"] > large.peaks["forward"]
+    assert small.peak == pytest.approx(5 * small.parameters, rel=1e-3)
+
+
+def test_optimisers() -> None:
+    size = simple().parameters
+    plain, momentum = (
+        simple(optimizer="sgd"),
+        simple(
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True)
+        ),
+    )
+    assert (plain.optimizer, momentum.optimizer) == (0, size)
+    assert "step" not in simple(optimizer=None).peaks
+    assert simple(optimizer=None).gradients == size
+
+
+def test_frozen_weights_need_no_gradient_and_tied_ones_count_once() -> None:
+    model = nn.Sequential(*(nn.Linear(128, 128, bias=False) for _ in range(3)))
+    size = 4 * 128 * 128
+    model[0].requires_grad_(False)
+    step = rehearse(model, torch.empty(8, 128), loss=torch.sum)
+    assert (step.parameters, step.gradients, step.optimizer) == (
+        3 * size,
+        2 * size,
+        4 * size,
+    )
+    model[1].weight = model[2].weight
+    step = rehearse(model, torch.empty(8, 128), loss=torch.sum)
+    assert (step.parameters, step.gradients) == (2 * size, size)
+
+
+def test_checkpointing_keeps_the_residual_stream_only() -> None:
+    x = torch.empty(4, 128, 128)
+    settings: dict[str, Any] = {"loss": torch.sum, "optimizer": None}
+    plain = rehearse(encoder("llama", watched=False), x, **settings)
+    again = rehearse(encoder("llama", watched=False), x, checkpointing=True, **settings)
+    assert plain.flops.forward == again.flops.forward
+    # Each layer's output, and what the last norm and the loss keep; the input is there.
+    assert again.activations < 6 * 4 * x.numel() < plain.activations
+    amp = rehearse(
+        encoder("bert", watched=False),
+        x,
+        checkpointing=True,
+        precision="amp",
+        **settings,
+    )
+    assert amp.activations < 6 * 4 * x.numel()
+
+
+def test_fused_attention_keeps_no_scores() -> None:
+    x = torch.empty(1, 1024, 128)
+    for precision in ("fp32", "bf16", "amp"):
+        y = x.bfloat16() if precision == "bf16" else x
+        settings: dict[str, Any] = {"loss": torch.sum, "precision": precision}
+        fused, exact = (
+            rehearse(encoder("bert", watched=False), y, fused=on, **settings)
+            for on in (True, False)
+        )
+        assert exact.activations - fused.activations > 3 * 2 * 4 * 1024 * 1024
+
+
+def test_fused_attention_with_masks_and_without_heads() -> None:
+    class Attend(nn.Module):
+        def forward(self, q: Tensor, mask: Tensor | None = None) -> Tensor:
+            return F.scaled_dot_product_attention(q, q[..., :7, :], q[..., :7, :], mask)
+
+    q, mask = torch.empty(2, 9, 16), torch.ones(2, 9, 7, dtype=torch.bool)
+    for x, given in ((q, None), (q, mask), (q[:, None], mask[:, None])):
+        run = rehearse(Attend(), x, given, mode="infer")
+        assert run.output.shape == x.shape
+        assert run.flops.forward == 4 * 2 * 9 * 7 * 16
+
+
+AUTOCAST: list[tuple[Callable[[Tensor, Tensor], Tensor], torch.dtype]] = [
+    (F.linear, torch.bfloat16),
+    (lambda x, w: x @ w, torch.bfloat16),
+    (lambda x, w: torch.einsum("ij,jk", x, w), torch.bfloat16),
+    (lambda x, w: F.softmax(x @ w, -1), torch.float32),
+    (lambda x, w: F.layer_norm(x @ w, (8,)), torch.float32),
+    (lambda x, w: (x @ w) ** 2, torch.float32),
+    (lambda x, w: (x @ w).sum(), torch.float32),
+    (lambda x, w: (x @ w).sum(dtype=torch.bfloat16), torch.bfloat16),
+    (lambda x, w: F.gelu(x @ w), torch.bfloat16),
+    (lambda x, w: (x @ w) + x, torch.float32),
+    (lambda x, w: x.double() @ w.double(), torch.float64),
+    (lambda x, w: F.scaled_dot_product_attention(x, x, x), torch.bfloat16),
+    (lambda x, w: F.cross_entropy(x @ w, x.long()[:, 0]), torch.float32),
+    (lambda x, w: nn.MultiheadAttention(8, 2)(x, x, x)[0], torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("run", "dtype"), AUTOCAST)
+def test_autocast(run: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
+    with torch.device("meta"):
+        x, w = torch.empty(8, 8), nn.Parameter(torch.empty(8, 8))
+        with Autocast(lambda _: None):
+            assert run(x, w).dtype is dtype
+
+
+def test_autocast_copies_a_weight_once() -> None:
+    copies: list[Tensor] = []
+    w, x = nn.Parameter(torch.empty(8, 8)), torch.empty(8, 8)
+    with Autocast(copies.append) as mode:
+        (x @ w) @ w
+        assert [*mode.copies.values()] == copies
+    assert len(copies) == 1
+
+
+def test_nothing_else_is_touched() -> None:
+    model, look = tiny_llama().eval(), masking_utils.find_packed_sequence_indices
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    modes = _get_current_function_mode_stack()
+    hooks = [len(m._forward_hooks) for m in model.modules()]
+    x = torch.zeros(1, 8, dtype=torch.long)
+    rehearse(model, input_ids=x, labels=x, precision="amp", checkpointing=True)
+    with pytest.raises(ValueError, match="loss is missing"):
+        rehearse(model, input_ids=x)
+    assert masking_utils.find_packed_sequence_indices is look
+    assert _get_current_function_mode_stack() == modes
+    assert _get_current_dispatch_mode() is None
+    assert torch.is_grad_enabled()
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert all(p.grad is None and "forward" not in vars(p) for p in model.parameters())
+    assert all("forward" not in vars(m) for m in model.modules())
+
+
+def test_attributes_that_are_tensors_come_along() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = [torch.ones(8)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.shift[0]
+
+    run = rehearse(Shifted(), torch.ones(8), mode="infer")
+    assert run.output.device.type == "meta"
+
+
+class Counts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sum().item()
+
+
+LINEAR = nn.Linear(2, 2)
+X = torch.empty(1, 2)
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"mode": "test"}, ValueError, "mode must be one of train, infer; got 'test'"),
+    ({"precision": 16}, ValueError, "precision must be one of fp32, bf16, amp; got 16"),
+    (
+        {"optimizer": "lion"},
+        ValueError,
+        "optimizer must be one of adamw, sgd; got 'lion'",
+    ),
+    ({"fused": 1}, TypeError, r"fused must be True or False, got 1 \(int\)"),
+    (
+        {"checkpointing": None},
+        TypeError,
+        "checkpointing must be True or False, got None",
+    ),
+    ({"checkpointing": True}, ValueError, "no torch.nn.ModuleList in Linear"),
+    (
+        {"loss": None},
+        ValueError,
+        "returned a Tensor without one; give it labels, or give",
+    ),
+    ({"loss": lambda y: y}, ValueError, r"one number, got \(1, 2\)"),
+    ({"loss": lambda y: 1.0}, ValueError, r"one number, got 1\.0"),
+    ({"model": 3}, TypeError, "a torch.nn.Module or a function .* builds one, got int"),
+    ({"model": dict}, TypeError, "a function .* that builds one, got dict"),
+    ({"model": torch.compile(LINEAR, backend="eager")}, TypeError, "model is compiled"),
+    ({"model": nn.ReLU()}, ValueError, "nothing to train in ReLU; let a parameter"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "message"), WRONG)
+def test_errors(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    settings: dict[str, Any] = {"model": LINEAR, "loss": torch.sum} | given
+    with pytest.raises(error, match=message):
+        rehearse(settings.pop("model"), X, **settings)
+
+
+def test_a_model_that_asks_for_numbers_is_explained() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        rehearse(Counts(), X, mode="infer")
+    assert "shapes and no numbers" in caught.value.__notes__[0]
