@@ -24,7 +24,16 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, masking_utils
+from transformers import (
+    AutoConfig,
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    masking_utils,
+)
 
 from tfdoc import (
     Causal,
@@ -61,7 +70,7 @@ def published(name: str, attn: str) -> Callable[[], nn.Module]:
     settings = AutoConfig.for_model(
         **config, decoder_start_token_id=0, attn_implementation=attn
     )
-    return lambda: getattr(transformers, kind)(settings)  # type: ignore[no-any-return]
+    return lambda: getattr(transformers, kind)(settings)
 
 
 def ids(batch: int, tokens: int) -> Tensor:
@@ -95,7 +104,7 @@ def test_training_of_published_models(row: Any) -> None:
 )
 def test_inference_of_published_models(row: Any) -> None:
     name, batch, tokens, precision, attn, logits, peak, kv_cache = row
-    only = {"logits_to_keep": 1} if logits == "last" else {}
+    only: dict[str, Any] = {"logits_to_keep": 1} if logits == "last" else {}
     x, model = ids(batch, tokens), published(name, attn)
     run = rehearse(model, mode="infer", precision=precision, input_ids=x, **only)
     assert run.peak == close(peak)
@@ -248,6 +257,25 @@ def test_flops_are_the_closed_form() -> None:
         # A fused kernel computes the scores again in the backward pass.
         again = 2.5 if fused else 2
         assert step.flops.backward == 2 * products + again * scores
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "amp"])
+def test_flops_of_experts(precision: Any) -> None:
+    x = torch.zeros(2, 32, dtype=torch.long)
+    config = OlmoeConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_experts_per_tok=2,
+        num_experts=8,
+    )
+    model = OlmoeForCausalLM(config)
+    step = rehearse(model, input_ids=x, labels=x, precision=precision)
+    # Two of the experts, each with three matrices, see a token.
+    once = 2 * (2 * 32) * 2 * (3 * 64 * 96)
+    assert step.flops_by_module["model.layers.0.mlp.experts"] == (once, 2 * once)
 
 
 def test_flops_go_to_their_modules() -> None:
@@ -414,6 +442,20 @@ def test_autocast_copies_a_weight_once() -> None:
         (x @ w) @ w
         assert [*mode.copies.values()] == copies
     assert len(copies) == 1
+
+
+def test_a_mask_of_hugging_face_hides_nothing() -> None:
+    x = torch.zeros(1, 64, dtype=torch.long)
+    model = tiny_llama(attn_implementation="sdpa")
+    plain, masked = (
+        rehearse(model, input_ids=x, labels=x, attention_mask=mask)
+        for mask in (None, torch.ones(1, 64, dtype=torch.long))
+    )
+    assert plain.activations == masked.activations
+    settings: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1}
+    bart = BartForConditionalGeneration(BartConfig(d_model=64, **settings))
+    mask = torch.ones(1, 64)
+    assert rehearse(bart, input_ids=x, labels=x, attention_mask=mask).flops.forward
 
 
 def test_nothing_else_is_touched() -> None:

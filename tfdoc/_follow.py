@@ -17,6 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+aten = torch.ops.aten
+
+
+def _grouped_flops(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+    """Count a product in groups: of rows, of columns, of what is summed, or batched."""
+    groups = a.shape[0] if a.ndim == b.ndim == 3 else 1
+    return 2 * groups * a.shape[-2] * a.shape[-1] * b.shape[-1]
+
+
+# What mixtures of experts use is missing in torch's own registry.
+FORMULAS: dict[Any, Callable[..., int]] = {
+    aten._grouped_mm: _grouped_flops
+} | flop_registry
+
 # The allocator of a GPU hands out memory in pieces of this many bytes.
 PIECE = 512
 
@@ -130,7 +144,10 @@ class Follow(TorchDispatchMode):
         """Run an operation, then look at what it made."""
         del types
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        if func is aten._grouped_mm.default:
+            out = _grouped(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
         self._count(func, args, kwargs, out)
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -145,7 +162,7 @@ class Follow(TorchDispatchMode):
             self._home.setdefault(torch._C._autograd._get_sequence_nr() - 1, name)
         else:
             name = self._home.get(node._sequence_nr(), "")
-        if formula := flop_registry.get(func._overloadpacket):
+        if formula := FORMULAS.get(func._overloadpacket):
             nflops = formula(*args, **kwargs, out_val=out)
             self._flops[name, node is not None] += nflops
 
@@ -162,6 +179,12 @@ class Follow(TorchDispatchMode):
                     old.backward + (nflops if backward else 0),
                 )
         return found
+
+
+def _grouped(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Multiply in groups; meta knows that for bfloat16 only, GPUs for float32 too."""
+    out: Tensor = aten._grouped_mm(a.bfloat16(), b.bfloat16(), *args, **kwargs)
+    return out.to(a.dtype)
 
 
 def watch_modules(model: nn.Module, follow: Follow) -> None:

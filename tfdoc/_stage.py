@@ -147,18 +147,26 @@ def forget_caches(model: nn.Module) -> None:
 
 
 @contextmanager
-def not_packed() -> Iterator[None]:
-    """Tell Hugging Face's masks that no sequences are packed; positions cannot."""
+def plain_masks() -> Iterator[None]:
+    """Answer what Hugging Face's masks ask the numbers in positions and masks.
+
+    No sequences are packed into one row, and no token is padding.
+    """
     masks: Any = sys.modules.get("transformers.masking_utils")
-    if masks is None:
-        yield
-        return
-    look = masks.find_packed_sequence_indices
-    masks.find_packed_sequence_indices = lambda _positions: None
+    answers: dict[str, Callable[..., object]] = {
+        "find_packed_sequence_indices": lambda _positions: None,
+        "fast_all": lambda _padding: True,
+    }
+    if ask := getattr(masks, "_ignore_bidirectional_mask_sdpa", None):
+        answers[ask.__name__] = lambda _padding, *rest: ask(None, *rest)
+    before = {name: getattr(masks, name) for name in answers if hasattr(masks, name)}
     try:
+        for name in before:
+            setattr(masks, name, answers[name])
         yield
     finally:
-        masks.find_packed_sequence_indices = look
+        for name, function in before.items():
+            setattr(masks, name, function)
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from tfdoc._stage import (
     checkpoint_layers,
     explained,
     forget_caches,
-    not_packed,
     on_meta,
+    plain_masks,
     reach,
     with_state,
 )
@@ -67,10 +67,10 @@ class Rehearsal:
         weights. They add up to `peak`.
     timeline : tuple of (str, int)
         Moment and bytes allocated, after each allocation.
-    flops : Flops
+    flops : tuple of (int, int)
         ``.forward``, ``.backward`` and ``.total`` of matrix products, convolutions and
         attention; a multiplication and an addition are two.
-    flops_by_module : dict of str to Flops
+    flops_by_module : dict of str to tuple
         The same for each module with its children; ``""`` is the model.
     output : object
         In inference what the model returned, on meta; None in training.
@@ -154,9 +154,10 @@ def rehearse(
     Notes
     -----
     Training keeps no key/value cache: ``use_cache`` of a Hugging Face model's config is
-    switched off in the copy. Their masks look for packed sequences by the numbers in
-    ``position_ids``; a rehearsal takes them as not packed. A model that checkpoints
-    itself is followed too, except under ``"amp"``: use `checkpointing` there.
+    switched off in the copy. Their masks depend on the numbers in ``position_ids`` and
+    ``attention_mask``; a rehearsal takes it that no sequences are packed and none is
+    padded. A model that checkpoints itself is followed too, except under ``"amp"``: use
+    `checkpointing` there.
 
     Examples
     --------
@@ -184,7 +185,7 @@ def rehearse(
     _see_the_start(follow, actor, stepper, (args, kwargs))
     if train:
         forget_caches(actor)
-    with follow, not_packed(), explained(), torch.set_grad_enabled(train):
+    with follow, plain_masks(), explained(), torch.set_grad_enabled(train):
         follow.begin("forward")
         before = follow.allocated
         with emulation():
