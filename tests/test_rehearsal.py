@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -385,6 +386,64 @@ def test_checkpointing_keeps_the_residual_stream_only() -> None:
     assert amp.activations < 6 * 4 * x.numel()
 
 
+def test_only_the_outermost_layers_run_again() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            expert = nn.Sequential(nn.Linear(128, 128), nn.GELU())
+            self.experts = nn.ModuleList([expert, nn.Linear(128, 128)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.experts[1](self.experts[0](x)).relu()  # type: ignore[no-any-return]
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(Layer() for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](self.layers[0](x))  # type: ignore[no-any-return]
+
+    step = rehearse(Stack(), torch.empty(8, 128), loss=torch.sum, checkpointing=True)
+    once = 2 * 8 * 128 * 128
+    assert step.flops_by_module["layers.1.experts.0.0"] == (once, 3 * once)
+
+
+def test_a_model_that_checkpoints_itself() -> None:
+    x, model = ids(2, 64), tiny_llama(attn_implementation="sdpa")
+    ours = rehearse(model, input_ids=x, labels=x, checkpointing=True)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    theirs = rehearse(model, input_ids=x, labels=x)
+    assert (ours.peaks, ours.flops) == (theirs.peaks, theirs.flops)
+
+
+def test_the_loss_may_be_a_module() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.measure = nn.Linear(8, 4096), nn.CrossEntropyLoss()
+
+        def forward(self, x: Tensor, labels: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(loss=self.measure(self.head(x).double(), labels))
+
+    step = rehearse(
+        WithLoss(), torch.empty(64, 8), labels=ids(1, 64)[0], optimizer=None
+    )
+    # After the head come its output in double precision and a softmax of that.
+    logits = 64 * 4096 * 4
+    assert step.peaks["forward"] < 2 * logits < 4 * logits < step.peaks["loss"]
+
+
+def test_views_of_one_storage_take_its_bytes_once() -> None:
+    class Add(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a + b
+
+    both = torch.empty(2, 1024)
+    assert rehearse(Add(), both[0], both[1], mode="infer").inputs == both.nbytes
+    assert rehearse(Add(), both[0], both[0], mode="infer").peak == both.nbytes + 4096
+
+
 def test_fused_attention_keeps_no_scores() -> None:
     x = torch.empty(1, 1024, 128)
     for precision in ("fp32", "bf16", "amp"):
@@ -415,6 +474,8 @@ AUTOCAST: list[tuple[Callable[[Tensor, Tensor], Tensor], torch.dtype]] = [
     (lambda x, w: torch.einsum("ij,jk", x, w), torch.bfloat16),
     (lambda x, w: F.softmax(x @ w, -1), torch.float32),
     (lambda x, w: F.layer_norm(x @ w, (8,)), torch.float32),
+    (lambda x, w: F.rms_norm(x @ w, (8,)), torch.float32),
+    (lambda x, w: F.cosine_similarity(x @ w, x @ w), torch.float32),
     (lambda x, w: (x @ w) ** 2, torch.float32),
     (lambda x, w: (x @ w).sum(), torch.float32),
     (lambda x, w: (x @ w).sum(dtype=torch.bfloat16), torch.bfloat16),

@@ -43,8 +43,9 @@ FULL_OUTPUT = frozenset(["sum", "prod", "cumsum", "cumprod"])
 
 
 def _step_into(mode: TorchFunctionMode, func: Any, args: Any, kwargs: Any) -> Any:
-    """Run a function; let the mode see the steps of one of torch.nn.functional."""
-    if isinstance(func, FunctionType) and func.__module__ == F.__name__:
+    """Run a function; let the mode see the steps of one that would hide them."""
+    hides = {F.__name__, torch.autograd.__name__}
+    if isinstance(func, FunctionType) and func.__module__ in hides:
         with mode:
             return _opened(func)(*args, **kwargs)
     return func(*args, **kwargs)

@@ -144,10 +144,8 @@ class Follow(TorchDispatchMode):
         """Run an operation, then look at what it made."""
         del types
         kwargs = kwargs or {}
-        if func is aten._grouped_mm.default:
-            out = _grouped(*args, **kwargs)
-        else:
-            out = func(*args, **kwargs)
+        run = _grouped if func is aten._grouped_mm.default else func
+        out: Any = run(*args, **kwargs)
         self._count(func, args, kwargs, out)
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -162,7 +160,8 @@ class Follow(TorchDispatchMode):
             self._home.setdefault(torch._C._autograd._get_sequence_nr() - 1, name)
         else:
             name = self._home.get(node._sequence_nr(), "")
-        if formula := FORMULAS.get(func._overloadpacket):
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is not None:
             nflops = formula(*args, **kwargs, out_val=out)
             self._flops[name, node is not None] += nflops
 
