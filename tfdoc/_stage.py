@@ -102,11 +102,10 @@ def with_state(given: Any, model: nn.Module) -> torch.optim.Optimizer | None:
         return None
     if not callable(given):
         given = OPTIMIZERS[one_of("optimizer", given, tuple(OPTIMIZERS))]
-    with torch.device("cpu"):  # where optimisers count their steps, and read them
-        stepper: torch.optim.Optimizer = given(parameters)
-        for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
-        stepper.step()
+    stepper: torch.optim.Optimizer = given(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    stepper.step()
     stepper.zero_grad()
     return stepper
 
