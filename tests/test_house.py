@@ -20,13 +20,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
-    {"_checks", "_tensor_checks"},
+    {"_checks", "_tensor_checks", "_follow", "_emulate"},
+    {"_stage"},
     {"parts", "probe", "masks", "positions", "norms", "feedforward"},
     {"cores"},
     {"multihead"},
     {"blocks", "models"},
 ]
-BESIDE = {"cost", "interop"}
+BESIDE = {"cost", "interop", "rehearsal"}
 # Two neighbours may lean on each other, one way.
 WITHIN = {("feedforward", "probe")}
 
@@ -116,7 +117,8 @@ def test_an_unknown_name_is_refused() -> None:
 def test_everything_public_is_explained_with_an_example(name: str) -> None:
     text = inspect.getdoc(getattr(tfdoc, name)) or ""
     assert len(text) > 100
-    if name != "Recording":  # made by record, whose example shows it
+    # What only a function makes is shown in the example of that function.
+    if name not in {"Recording", "Rehearsal"}:
         assert ">>> " in text
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tfdoc.parts import Part, part
     from tfdoc.positions import RoPE
     from tfdoc.probe import Probe, Recording, record
+    from tfdoc.rehearsal import Rehearsal, rehearse
 
 __all__ = [
     "Causal",
@@ -46,6 +47,7 @@ __all__ = [
     "Probe",
     "RMSNorm",
     "Recording",
+    "Rehearsal",
     "RoPE",
     "TransformerBlock",
     "TransformerLayer",
@@ -58,6 +60,7 @@ __all__ = [
     "mask_from_torch",
     "part",
     "record",
+    "rehearse",
 ]
 
 if not TYPE_CHECKING:
@@ -76,6 +79,7 @@ if not TYPE_CHECKING:
         "parts": "Part part",
         "positions": "RoPE",
         "probe": "Probe Recording record",
+        "rehearsal": "Rehearsal rehearse",
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

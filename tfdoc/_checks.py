@@ -78,3 +78,10 @@ def divides(name: str, part: int, whole_name: str, whole: int) -> None:
         f"{name}={part} does not divide {whole_name}={whole}; "
         f"the nearest {fits} {' and '.join(map(str, near))}"
     )
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Return `value`, one of the words that are allowed."""
+    if isinstance(value, str) and value in allowed:
+        return value
+    raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
