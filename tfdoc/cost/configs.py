@@ -132,7 +132,7 @@ def _model_type(given: dict[str, Any]) -> str:
 def _declared(given: dict[str, Any], table: dict[str, Any]) -> str:
     listed = given.get("architectures")
     if listed is None:
-        return str(next(iter(table["heads"])))
+        return str(table.get("default") or next(iter(table["heads"])))
     if not isinstance(listed, list) or len(listed) != 1:
         raise ValueError(
             f"architectures={listed!r} must list one class; choose with architecture="
