@@ -204,7 +204,7 @@ def _values(given: dict[str, Any], table: dict[str, Any], head: str) -> Values:
     values: Values = {
         "pooler": head in table.get("pooled", ()),
         "alone": head in (*table.get("decoder_only", ()), *table.get("encoder_only", ())),
-        "W": 0, "K": 1, "E": 1, "bidirectional": False, "qk_norm": False,
+        "W": 0, "K": 1, "E": 1,
     }
     names = {spec[0]: key for key, spec in table["keys"].items()}
     later = []
@@ -215,7 +215,7 @@ def _values(given: dict[str, Any], table: dict[str, Any], head: str) -> Values:
         else:
             values[symbol] = _checked(key, value, KINDS[symbol])
     for symbol, expression in [*later, *table["let"].items()]:
-        if isinstance(expression, str) and "/" in expression:
+        if isinstance(expression, str) and "/" in expression and "//" not in expression:
             whole, _, part = expression.partition("/")
             divides(names[part], values[part], names[whole], values[whole])
         values[symbol] = evaluate(expression, values)

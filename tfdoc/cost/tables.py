@@ -74,8 +74,9 @@ def evaluate(expression: Any, values: Values) -> int:
         product = 1
         for factor in term:
             whole, _, part = factor.partition("/")
+            part = part.lstrip("/") or "1"
             product *= int(whole) if whole.isdigit() else values[whole]
-            product //= values[part] if part else 1
+            product //= int(part) if part.isdigit() else values[part]
         total += product
     return total
 
