@@ -43,7 +43,7 @@ def runnable(config: dict[str, Any], head: str) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     if "qk_rope_head_dim" in config:
         changed = {"qk_rope_head_dim": 2, "qk_nope_head_dim": 4, "v_head_dim": 6}
-        changed |= {"n_group": 1, "topk_group": 1}
+        changed |= {"kv_lora_rank": 8, "n_group": 1, "topk_group": 1}
         changed["num_key_value_heads"] = config["num_attention_heads"]
     if config["model_type"] == "falcon":  # a new decoder is a parallel one
         changed = {"parallel_attn": True, "num_ln_in_parallel_attn": None}
@@ -62,6 +62,7 @@ def runnable(config: dict[str, Any], head: str) -> dict[str, Any]:
     if config["model_type"] == "llama4_text" and config["layer_types"]:
         named = {"sliding_attention": "chunked_attention"}
         changed = {"layer_types": [named.get(k, k) for k in config["layer_types"]]}
+        changed["attention_chunk_size"] = 5
     if head == "ForQuestionAnswering":
         changed["num_labels"] = 2
     return config | changed

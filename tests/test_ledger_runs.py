@@ -41,7 +41,9 @@ def run(network: nn.Module, inputs: dict[str, Any]) -> tuple[Any, int]:
     with counter, torch.no_grad():
         output = network(**inputs)
     counts = {name: sum(ops.values()) for name, ops in counter.flop_counts.items()}
-    tables = [n for name, n in counts.items() if name.split(".")[-1][:10] == "rotary_emb"]
+    tables = [
+        n for name, n in counts.items() if name.split(".")[-1][:10] == "rotary_emb"
+    ]
     return output, counts["Global"] - sum(tables)
 
 
@@ -49,19 +51,21 @@ def held(cache: Any) -> int:
     """Return the numbers in a cache of transformers."""
     if hasattr(cache, "cross_attention_cache"):
         return held(cache.self_attention_cache) + held(cache.cross_attention_cache)
-    return sum(x.keys.numel() + x.values.numel() for x in cache.layers if x.is_initialized)
+    return sum(
+        x.keys.numel() + x.values.numel() for x in cache.layers if x.is_initialized
+    )
 
 
 def idle_experts(book: Ledger, config: dict[str, Any]) -> int:
     """Return what transformers spends on experts of Llama 4 and multiplies by zero."""
-    idle = config["num_local_experts"] - config["num_experts_per_tok"]
-    each = book.by_component.get("moe_experts", 0) // config["num_local_experts"]
+    idle: int = config["num_local_experts"] - config["num_experts_per_tok"]
+    each: int = book.by_component.get("moe_experts", 0) // config["num_local_experts"]
     return 2 * BATCH * SEQ * idle * each
 
 
 @pytest.mark.parametrize(("model_type", "head"), HEADS, ids=str)
 def test_operations_and_caches_are_those_of_a_run(model_type: str, head: str) -> None:
-    rng = random.Random(f"run {model_type} {head}")
+    rng = random.Random(f"run {model_type} {head}")  # noqa: S311  # the same every time
     torch.manual_seed(0)
     inputs, source = inputs_of(model_type, head)
     for _ in range(DRAWS):

@@ -47,7 +47,9 @@ def adapted(
         found |= {row.name: row for row in hits}
     if not found:
         raise ValueError("targets is empty; name a module or take 'all-linear'")
-    if any(_leaf(row) == "gate_up_proj" and row.kind == "experts" for row in found.values()):
+    if any(
+        _leaf(row) == "gate_up_proj" and row.kind == "experts" for row in found.values()
+    ):
         _both(names)
     return [(row, ranks(row)) for row in found.values()]
 

@@ -35,7 +35,7 @@ class Config:
         return f"{model(self.model_type)['class']}{self.head}"
 
 
-def read(config: object, architecture: str | None = None) -> Config:
+def read(config: object, architecture: object = None) -> Config:
     """Return what a config says, or raise with the key that says it wrongly."""
     given = _mapping(config)
     left_out: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def _model_type(given: dict[str, Any]) -> str:
     return name
 
 
-def _declared(given: dict[str, Any], table: dict[str, Any]) -> str:
+def _declared(given: dict[str, Any], table: dict[str, Any]) -> object:
     listed = given.get("architectures")
     if listed is None:
         return str(table.get("default") or next(iter(table["heads"])))
@@ -137,7 +137,7 @@ def _declared(given: dict[str, Any], table: dict[str, Any]) -> str:
         raise ValueError(
             f"architectures={listed!r} must list one class; choose with architecture="
         )
-    return listed[0]  # type: ignore[no-any-return]  # checked next
+    return listed[0]
 
 
 def _head(name: object, table: dict[str, Any], model_type: str) -> str:
@@ -146,7 +146,7 @@ def _head(name: object, table: dict[str, Any], model_type: str) -> str:
         raise TypeError(f"architecture must be a string, got {name!r}")
     stem = table["class"]
     head = name[len(stem) :] if name.lower().startswith(stem.lower()) else name
-    head = table["aliased"].get(head, head)
+    head = str(table["aliased"].get(head, head))
     if head not in table["heads"]:
         known = [f"{stem}{suffix}" for suffix in table["heads"]]
         raise ValueError(
@@ -183,7 +183,9 @@ def _sorted_out(
     for key, value in given.items():
         if key in table["only"]:
             allowed = table["only"][key]
-            if not any(value is a or (value == a and type(value) is type(a)) for a in allowed):
+            if not any(
+                value is a or (value == a and type(value) is type(a)) for a in allowed
+            ):
                 raise ValueError(
                     f"{key}={value!r} is not covered for model_type={model_type!r}, "
                     f"only {' or '.join(map(repr, allowed))}"
@@ -203,8 +205,11 @@ def _values(given: dict[str, Any], table: dict[str, Any], head: str) -> Values:
     """Return every symbol of the type: read, taken by default, then derived."""
     values: Values = {
         "pooler": head in table.get("pooled", ()),
-        "alone": head in (*table.get("decoder_only", ()), *table.get("encoder_only", ())),
-        "W": 0, "K": 1, "E": 1,
+        "alone": head
+        in (*table.get("decoder_only", ()), *table.get("encoder_only", ())),
+        "W": 0,
+        "K": 1,
+        "E": 1,
     }
     names = {spec[0]: key for key, spec in table["keys"].items()}
     later = []
@@ -246,7 +251,9 @@ def _checked(key: str, value: Any, kind: str) -> Any:
         return flag(key, value)
     if kind == "activation":
         if not isinstance(value, str):
-            raise TypeError(f"{key} must be a string such as 'gated-gelu', got {value!r}")
+            raise TypeError(
+                f"{key} must be a string such as 'gated-gelu', got {value!r}"
+            )
         return value.startswith("gated")
     if kind in ("indices", "layer types"):
         if not isinstance(value, list):

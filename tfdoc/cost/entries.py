@@ -41,7 +41,8 @@ class Entry(NamedTuple):
         expert, not the head, no table, no norm, no bias.
     lora : str or None
         ``q, k, v, o``, ``qkv`` where they are fused, ``a`` for the compression of latent
-        attention, ``linear`` for any other linear layer; None if LoRA does not adapt it.
+        attention, ``router`` and ``experts`` where peft adapts those of a mixture,
+        ``linear`` for any other linear layer; None if LoRA does not adapt it.
 
     Examples
     --------
@@ -220,7 +221,11 @@ class _Builder:
                 yield "_bias", (experts, out), None
         else:
             into, out = dims
-            yield ".weight", (into, out) if kind == "conv1d" else (out, into), (into, out)
+            yield (
+                ".weight",
+                (into, out) if kind == "conv1d" else (out, into),
+                (into, out),
+            )
             if biased:
                 yield ".bias", (out,), None
 
@@ -236,7 +241,7 @@ class _Builder:
         """Return what LoRA calls this matrix."""
         if head or (kind in ("router", "experts") and not self.lora_experts):
             return None
-        return row.get("lora", kind if kind in ("router", "experts") else "linear")
+        return str(row.get("lora", kind if kind in ("router", "experts") else "linear"))
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from tfdoc.cost.adapters import adapted
 from tfdoc.cost.configs import Config, read
 from tfdoc.cost.entries import Entry, rows_of, unfold
 from tfdoc.cost.tables import model
-from tfdoc.cost.work import attention, cached, multiplications, stacks_of
+from tfdoc.cost.work import attention, cached, multiplications, stacks_of, stored
 
 __all__ = ["Ledger", "ledger"]
 
@@ -93,8 +93,9 @@ class Ledger:
     def active(self) -> int:
         """Parameters that one token passes through."""
         experts = self.by_component.get("moe_experts", 0)
-        of, used = self._config.values["E"], self._config.values["K"]
-        return self.total - experts // of * (of - used)
+        of: int = self._config.values["E"]
+        idle: int = of - self._config.values["K"]
+        return self.total - experts // of * idle
 
     @cached_property
     def by_layer(self) -> dict[tuple[str, int], dict[str, int]]:
@@ -133,16 +134,7 @@ class Ledger:
         """
         width = BYTES[_one_of("dtype", dtype, tuple(BYTES))]
         quant = _one_of("quant", "none" if quant is None else quant, QUANTS)
-        total = 0
-        for row in self.rows:
-            if quant == "none" or not row.quantisable or row.matmul is None:
-                total += row.stored * width
-            elif quant == "int8":
-                total += (row.size + 4 * row.size // row.matmul[0]) * row.copies
-            else:
-                blocks = -(-row.size // 64)
-                total += (-(-row.size // 2) + blocks + -(-blocks // 256) * 4) * row.copies
-        return total
+        return stored(self.rows, width, quant)
 
     def lora(self, r: int, targets: str | Sequence[str] = "all-linear") -> int:
         """Return the trainable parameters of LoRA adapters of rank `r`.
@@ -179,10 +171,9 @@ class Ledger:
     ) -> int:
         """Return the bytes of the key and value caches once `seq` tokens are read.
 
-        Grouped heads and explicit widths of heads count as they are, latent attention
-        keeps what it compressed, and a layer with a sliding window (or chunks) keeps the
-        window - 1 last tokens, all that the next token sees of the past, as transformers
-        does. Encoders keep none.
+        Latent attention keeps what it compressed; a layer with a sliding window (or
+        chunks) keeps the window - 1 last tokens, all that the next token sees of the
+        past, as transformers does. Encoders keep none.
 
         Parameters
         ----------

@@ -7,6 +7,7 @@ site reads the same file. Nothing here knows a model type by name.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ _MERGED = ("keys", "let", "aliases", "aliased", "heads", "prefixes", "only", "ti
 @cache
 def model(model_type: str) -> dict[str, Any]:
     """Return a type with all it inherits; its rows are spelt out, once a process."""
-    own = _TABLE["types"][model_type]
+    own: dict[str, Any] = _TABLE["types"][model_type]
     base = model(own["like"]) if "like" in own else {}
-    full = base | own
+    full: dict[str, Any] = base | own
     for field in _MERGED:
         merged = base.get(field, {}) | own.get(field, {})
         if field == "let":  # own definitions first: those inherited may rest on them
@@ -109,23 +110,22 @@ def layers_where(rules: list[list[str]], values: Values, number: int) -> list[in
     >>> layers_where([["W", "not every", "pattern"]], {"W": 512, "pattern": 3}, 6)
     [0, 1, 3, 4]
     """
-    for condition, verb, *names in rules:
-        if holds(condition, values):
-            break
-    else:
-        return []
-    at = [values[name] for name in names]
-    picks = {
-        "all": lambda i: True,
-        "none": lambda i: False,
-        "from": lambda i: i >= at[0],
-        "every": lambda i: (i + 1) % at[0] == 0,
-        "not every": lambda i: (i + 1) % at[0] != 0,
-        "every but": lambda i: (i + 1) % at[0] == 0 and i not in (at[1] or ()),
-        "even before": lambda i: i % 2 == 0 and i < at[0],
-        "listed": lambda i: i in at[0],
-        "zero": lambda i: not at[0][i],
-        "nonzero": lambda i: bool(at[0][i]),
-        "named": lambda i: at[0][i] != "full_attention",
-    }[verb]
-    return [i for i in range(number) if picks(i)]
+    rule = next((r for r in rules if holds(r[0], values)), ["", "none"])
+    at = [values[name] for name in rule[2:]]
+    picks = _VERBS[rule[1]]
+    return [i for i in range(number) if picks(i, *at)]
+
+
+_VERBS: dict[str, Callable[..., bool]] = {
+    "all": lambda _: True,
+    "none": lambda _: False,
+    "from": lambda i, first: i >= first,
+    "every": lambda i, step: (i + 1) % step == 0,
+    "not every": lambda i, step: (i + 1) % step != 0,
+    "every but": lambda i, step, out: (i + 1) % step == 0 and i not in (out or ()),
+    "even before": lambda i, end: i % 2 == 0 and i < end,
+    "listed": lambda i, layers: i in layers,
+    "zero": lambda i, marks: not marks[i],
+    "nonzero": lambda i, marks: bool(marks[i]),
+    "named": lambda i, kinds: kinds[i] != "full_attention",
+}

@@ -1,4 +1,4 @@
-"""What a forward pass multiplies, and what it leaves in the cache."""
+"""What weights occupy, what a forward pass multiplies, what it leaves in the cache."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from typing import Any
 
 from tfdoc.cost.entries import Row
 from tfdoc.cost.tables import Values, evaluate, holds, layers_where
+
+
+def stored(rows: Iterable[Row], width: int, quant: str) -> int:
+    """Return the bytes of the weights, `width` for each that is not quantised."""
+    total = 0
+    for row in rows:
+        if quant == "none" or not row.quantisable or row.matmul is None:
+            total += row.stored * width
+        elif quant == "int8":  # a scale for each output
+            total += (row.size + 4 * row.size // row.matmul[0]) * row.copies
+        else:  # a scale for each 64 weights, of one byte; and one for each 256 of those
+            blocks = -(-row.size // 64)
+            each = -(-row.size // 2) + blocks + -(-blocks // 256) * 4
+            total += each * row.copies
+    return total
 
 
 def stacks_of(table: dict[str, Any], values: Values) -> list[dict[str, Any]]:
@@ -37,7 +52,9 @@ def multiplications(rows: Iterable[Row], values: Values, tokens: dict[str, int])
     """Return the multiply-adds of all linear maps, `tokens` by what they apply to."""
     total = 0
     for row in rows:
-        if row.matmul is None or (row.component == "cross_attention" and values["alone"]):
+        if row.matmul is None or (
+            row.component == "cross_attention" and values["alone"]
+        ):
             continue
         side = "source" if row.side == "encoder" else "token"
         times = tokens[row.per or ("logits" if row.component == "lm_head" else side)]
