@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from typing import Any, NamedTuple
 
@@ -116,21 +117,25 @@ class Row:
 
 
 def unfold(rows: Sequence[Row]) -> Iterator[Entry]:
-    """Yield the entries of all rows, layer by layer where rows share a stack."""
-    for row in rows:
-        for layer in (None,) if row.layers is None else row.layers:
-            name = row.name if layer is None else row.name.replace("*", str(layer))
-            for i in range(row.each):
-                yield Entry(
-                    row.component,
-                    row.stack,
-                    layer,
-                    name.replace("#", str(i)),
-                    row.shape,
-                    row.tied_to,
-                    row.quantisable,
-                    row.lora,
-                )
+    """Yield the entries of all rows, those of a stack layer by layer."""
+    for stack, members in groupby(rows, key=lambda row: row.stack):
+        placed = [(row, frozenset(row.layers or ())) for row in members]
+        if stack is None:
+            for row, _ in placed:
+                yield from _copies(row, None)
+        for layer in sorted(frozenset().union(*(where for _, where in placed))):
+            for row, where in placed:
+                if layer in where:
+                    yield from _copies(row, layer)
+
+
+def _copies(row: Row, layer: int | None) -> Iterator[Entry]:
+    name = row.name.replace("*", str(layer))
+    for i in range(row.each):
+        yield Entry(
+            row.component, row.stack, layer, name.replace("#", str(i)), row.shape,
+            row.tied_to, row.quantisable, row.lora,
+        )  # fmt: skip
 
 
 def rows_of(table: dict[str, Any], head: str, values: Values) -> tuple[Row, ...]:

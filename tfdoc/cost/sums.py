@@ -23,9 +23,7 @@ EMBEDDINGS = ("embed_tokens", "embed_positions", "embed_other")
 
 
 class Ledger:
-    """What a config builds, parameter by parameter, and what that sums to.
-
-    Made by :func:`tfdoc.ledger`; nothing is computed before it is asked for.
+    """What a config builds, parameter by parameter; made by :func:`tfdoc.ledger`.
 
     Attributes
     ----------
@@ -61,7 +59,7 @@ class Ledger:
         self.architecture = config.architecture
         self.used, self.neutral = config.used, config.neutral
         self.left_out = config.left_out
-        self.rows = rows_of(self._table, config.head, config.values)
+        self._rows = rows_of(self._table, config.head, config.values)
 
     def __repr__(self) -> str:
         return f"<Ledger of {self.architecture}: {self.total:,} parameters>"
@@ -69,13 +67,13 @@ class Ledger:
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Every parameter, layers written out."""
-        return tuple(unfold(self.rows))
+        return tuple(unfold(self._rows))
 
     @cached_property
     def by_component(self) -> dict[str, int]:
         """Parameters of each component."""
         sums: Counter[str] = Counter()
-        for row in self.rows:
+        for row in self._rows:
             sums[row.component] += row.stored
         return {component: number for component, number in sums.items() if number}
 
@@ -101,7 +99,7 @@ class Ledger:
     def by_layer(self) -> dict[tuple[str, int], dict[str, int]]:
         """Parameters of each component in each layer."""
         layers: dict[tuple[str, int], Counter[str]] = {}
-        for row in self.rows:
+        for row in self._rows:
             for layer in row.layers or ():
                 sums = layers.setdefault((row.stack or "", layer), Counter())
                 sums[row.component] += row.size * row.each
@@ -113,7 +111,7 @@ class Ledger:
         Parameters
         ----------
         dtype : str
-            ``fp32, bf16, fp16`` or ``fp8``: of all that is not quantised.
+            ``fp32, bf16, fp16`` or ``fp8``, of all that is not quantised.
         quant : str, optional
             ``int8``: a byte a weight and 4 bytes for each row of a matrix. ``nf4`` with
             double quantisation: half a byte a weight, a byte for each 64 of them, and 4
@@ -130,11 +128,11 @@ class Ledger:
         >>> from tfdoc import ledger
         >>> gpt2 = ledger({"model_type": "gpt2"})
         >>> gpt2.bytes("fp32"), gpt2.bytes(quant="nf4")
-        (497759232, 122819328)
+        (497759232, 122825472)
         """
         width = BYTES[_one_of("dtype", dtype, tuple(BYTES))]
         quant = _one_of("quant", "none" if quant is None else quant, QUANTS)
-        return stored(self.rows, width, quant)
+        return stored(self._rows, width, quant)
 
     def lora(self, r: int, targets: str | Sequence[str] = "all-linear") -> int:
         """Return the trainable parameters of LoRA adapters of rank `r`.
@@ -163,7 +161,7 @@ class Ledger:
         r = positive_int("r", r)
         return r * sum(
             ranks * sum(row.matmul or ()) * row.copies
-            for row, ranks in adapted(self.rows, targets, self.architecture)
+            for row, ranks in adapted(self._rows, targets, self.architecture)
         )
 
     def kv_cache(
@@ -228,7 +226,7 @@ class Ledger:
         --------
         >>> from tfdoc import ledger
         >>> ledger({"model_type": "llama"}).flops(1, 2048) / 2048 / 1e9  # a token
-        14.288945152
+        14.287896576
         """
         _one_of("logits", logits, ("all", "last"))
         batch, seq, source = self._sizes(batch, seq, source)
@@ -239,7 +237,7 @@ class Ledger:
             "sequence": batch,
             "logits": batch * (seq if logits == "all" else 1),
         }
-        products = multiplications(self.rows, values, tokens)
+        products = multiplications(self._rows, values, tokens)
         return 2 * products + 2 * batch * attention(self._table, values, seq, source)
 
     def _sizes(self, batch: int, seq: int, source: int | None) -> tuple[int, int, int]:
