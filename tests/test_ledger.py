@@ -126,6 +126,36 @@ def test_every_key_is_accounted_for() -> None:
     assert "hidden_size" in book.used
 
 
+# What published configs hold besides the keys that transformers declares today.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "albert": {"down_scale_factor": 1, "gap_size": 0, "net_structure_type": 0, "num_memory_blocks": 0},
+    "bart": {"add_bias_logits": False, "add_final_layer_norm": False, "classif_dropout": 0.1, "normalize_before": False, "num_hidden_layers": 12, "static_position_embeddings": False},
+    "bert": {"directionality": "bidi", "pooler_fc_size": 768, "pooler_type": "first_token_transform", "position_embedding_type": "absolute"},
+    "bloom": {"masked_softmax_fusion": True, "n_inner": None, "offset_alibi": 100, "seq_length": 2048, "skip_bias_add": True},
+    "cohere2": {"layer_switch": 4, "order_of_interleaved_layers": "local_attn_first", "position_embedding_type": "rope_gptj", "rotary_pct": 1.0, "use_gated_activation": True},
+    "deepseek_v3": {"aux_loss_alpha": 0.001, "ep_size": 1, "moe_layer_freq": 1, "scoring_func": "sigmoid", "seq_aux": True, "quantization_config": {"quant_method": "fp8"}},
+    "distilbert": {"tie_weights_": True, "output_past": True},
+    "gemma3_text": {"rope_local_base_freq": 10_000, "sliding_window_pattern": 6, "rope_scaling": None},
+    "gpt2": {"n_ctx": 1024, "task_specific_params": {"text-generation": {}}, "summary_type": "cls_index"},
+    "gpt_oss": {"experts_per_token": 4, "initial_context_length": 4096, "quantization_config": {"quant_method": "mxfp4"}},
+    "gptj": {"rotary": True, "gradient_checkpointing": False},
+    "llama": {"rope_scaling": {"rope_type": "llama3"}, "rope_theta": 5e5, "pretraining_tp": 1, "torch_dtype": "bfloat16"},
+    "llama4_text": {"for_llm_compressor": False, "_attn_implementation_autoset": True},
+    "modernbert": {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "reference_compile": None, "layer_norm_eps": 1e-5},
+    "mpt": {"attn_config": {"alibi": True}, "expansion_ratio": 4, "init_config": {"name": "kaiming_normal_"}, "no_bias": True, "tokenizer_name": "neox", "verbose": 0},
+    "opt": {"activation_dropout": 0.0, "prefix": "</s>"},
+    "phi3": {"attention_bias": False, "rope_scaling": None, "lm_head_bias": False},
+    "starcoder2": {"mlp_type": "default", "norm_type": "layer_norm"},
+    "t5": {"n_positions": 512, "output_past": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", PUBLISHED)
+def test_keys_of_published_configs_are_known(model_type: str) -> None:
+    bare = {"model_type": model_type}
+    assert ledger(bare | PUBLISHED[model_type]).total == ledger(bare).total
+
+
 def test_aliases_of_transformers_are_read() -> None:
     gpt2 = {"model_type": "gpt2"}
     assert ledger(gpt2 | {"hidden_size": 1024, "n_head": 16}).total == (

@@ -110,7 +110,7 @@ def near(name: str, names: Iterable[str]) -> str:
     """Return '; did you mean ...' with the nearest of the names, or nothing."""
     from difflib import get_close_matches  # noqa: PLC0415  # slow, and for errors only
 
-    found = get_close_matches(name, list(names), 3, 0.6)
+    found = get_close_matches(name, list(names), 2, 0.7)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
@@ -193,8 +193,11 @@ def _sorted_out(
         elif key in table["neutral"] or (key == "id2label" and value is None):
             neutral.append(key)
         elif key not in table["keys"] and key != "architectures":
-            known = table["keys"].keys() | table["neutral"] | table["only"].keys()
-            hint = near(key, known) or "; remove it if it changes no size"
+            sizes = (
+                table["keys"].keys() | table["aliases"].keys() | table["only"].keys()
+            )
+            hint = near(key, sizes) or near(key, table["neutral"])
+            hint = hint or "; remove it if it changes no size"
             raise ValueError(
                 f"{key}={value!r} is not known for model_type={model_type!r}{hint}"
             )
