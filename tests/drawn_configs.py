@@ -47,6 +47,8 @@ def runnable(config: dict[str, Any], head: str) -> dict[str, Any]:
         changed["num_key_value_heads"] = config["num_attention_heads"]
     if config["model_type"] == "falcon":  # a new decoder is a parallel one
         changed = {"parallel_attn": True, "num_ln_in_parallel_attn": None}
+        if not config.get("new_decoder_architecture"):
+            changed["num_kv_heads"] = None
     if config.get("layer_types") and "sliding_window" in config:
         changed = {"sliding_window": 4, "use_sliding_window": True}
         if "use_sliding_window" not in model(config["model_type"])["keys"]:
@@ -59,10 +61,13 @@ def runnable(config: dict[str, Any], head: str) -> dict[str, Any]:
         changed = {"rotary_dim": 4}
     if config["model_type"] == "t5":
         changed = {"decoder_start_token_id": 0}
-    if config["model_type"] == "llama4_text" and config["layer_types"]:
+    if config["model_type"] == "llama4_text":
         named = {"sliding_attention": "chunked_attention"}
-        changed = {"layer_types": [named.get(k, k) for k in config["layer_types"]]}
+        kinds = config["layer_types"]
+        changed = {"layer_types": kinds and [named.get(k, k) for k in kinds]}
         changed["attention_chunk_size"] = 5
+    if (config["model_type"], head) == ("bart", "ForCausalLM"):
+        changed["decoder_layers"] = config["encoder_layers"]
     if head == "ForQuestionAnswering":
         changed["num_labels"] = 2
     return config | changed

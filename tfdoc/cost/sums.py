@@ -171,7 +171,8 @@ class Ledger:
 
         Latent attention keeps what it compressed; a layer with a sliding window (or
         chunks) keeps the window - 1 last tokens, all that the next token sees of the
-        past, as transformers does. Encoders keep none.
+        past; Falcon's newer layers store a key for each query head. All this as
+        transformers does. Encoders keep none.
 
         Parameters
         ----------

@@ -36,8 +36,8 @@ def model(model_type: str) -> dict[str, Any]:
         if field == "let":  # own definitions first: those inherited may rest on them
             merged = own.get(field, {}) | base.get(field, {}) | own.get(field, {})
         full[field] = {key: value for key, value in merged.items() if value is not None}
-    full["neutral"] = base.get("neutral", COMMON) | set(own.get("neutral", ()))
-    full["neutral"] -= full["keys"].keys() | full["only"].keys()
+    full["listed"] = base.get("listed", COMMON) | set(own.get("neutral", ()))
+    full["neutral"] = full["listed"] - full["keys"].keys() - full["only"].keys()
     if "stacks" in own:
         full["stacks"] = [
             stack | {"rows": [r for g in stack["rows"] for r in _TABLE["groups"][g]]}

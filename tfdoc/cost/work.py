@@ -31,7 +31,7 @@ def stacks_of(table: dict[str, Any], values: Values) -> list[dict[str, Any]]:
 
 def cached(table: dict[str, Any], values: Values, seq: int, source: int) -> int:
     """Return the numbers one sequence leaves in the key and value caches."""
-    if table.get("encoder"):
+    if table.get("encoder") and not values.get("causal"):
         return 0
     numbers = 0
     for stack in stacks_of(table, values):
