@@ -242,6 +242,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ({}, ValueError, "config has no model_type"),
     ({"text_config": 3}, TypeError, "text_config must be an object, got 3"),
     (changed(num_labels=3, id2label={"0": "a"}), ValueError, "num_labels=3 but id2label names 1"),
+    (changed(id2label=["a"]), TypeError, "id2label must be an object, got ['a']"),
+    (changed(id2label={}), ValueError, "num_labels must be at least 1, got 0"),
     ({"model_type": "gpt2", "n_embd": 768, "hidden_size": 8}, ValueError, "hidden_size=8 and n_embd=768 are one setting; keep one"),
     ({"model_type": "gpt2", "add_cross_attention": True}, ValueError, "add_cross_attention=True is not covered for model_type='gpt2', only False"),
     ({"model_type": "mpt", "expansion_ratio": 8}, ValueError, "expansion_ratio=8 is not covered for model_type='mpt', only 4"),

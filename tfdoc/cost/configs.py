@@ -167,11 +167,13 @@ def _plain_names(given: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]
             raise ValueError(
                 f"{alias}={value!r} and {name}={plain[name]!r} are one setting; keep one"
             )
-    if isinstance(plain.get("id2label"), Mapping):
-        labels = len(plain.pop("id2label"))
-        if plain.setdefault("num_labels", labels) != labels:
+    named = plain.pop("id2label", None)
+    if named is not None:
+        if not isinstance(named, Mapping):
+            raise TypeError(f"id2label must be an object, got {named!r}")
+        if plain.setdefault("num_labels", len(named)) != len(named):
             raise ValueError(
-                f"num_labels={plain['num_labels']!r} but id2label names {labels}"
+                f"num_labels={plain['num_labels']!r} but id2label names {len(named)}"
             )
     return plain
 
@@ -190,7 +192,7 @@ def _sorted_out(
                     f"{key}={value!r} is not covered for model_type={model_type!r}, "
                     f"only {' or '.join(map(repr, allowed))}"
                 )
-        elif key in table["neutral"] or (key == "id2label" and value is None):
+        elif key in table["neutral"]:
             neutral.append(key)
         elif key not in table["keys"] and key != "architectures":
             sizes = (

@@ -25,22 +25,7 @@ EMBEDDINGS = ("embed_tokens", "embed_positions", "embed_other")
 class Ledger:
     """What a config builds, parameter by parameter; made by :func:`tfdoc.ledger`.
 
-    Attributes
-    ----------
-    model_type, architecture : str
-        The type of the config and the class it builds, with its head.
-    total, active, embedding : int
-        Parameters: all, those one token passes through (a mixture of experts uses some
-        of its experts), and those of the embedding tables. Tied ones count once.
-    by_component : dict of str to int
-        The total, component by component.
-    by_layer : dict of (str, int) to dict of str to int
-        Components of each layer, under the stack's name and the layer's number.
-    entries : tuple of Entry
-        Every parameter: component, layer, name, shape, tie, quantisation, LoRA.
-    used, neutral, left_out : tuple of str
-        Keys of the config that were read; that change no size; and, where a text model
-        was nested in a larger one, the keys of all the rest, which is not counted.
+    Parameters that are tied to others count once, under the first name.
 
     Examples
     --------
@@ -55,9 +40,15 @@ class Ledger:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._table = model(config.model_type)
+        #: The type of the config, as ``llama``.
         self.model_type = config.model_type
+        #: The class that it builds, with its head, as ``LlamaForCausalLM``.
         self.architecture = config.architecture
-        self.used, self.neutral = config.used, config.neutral
+        #: Keys of the config that were read.
+        self.used = config.used
+        #: Keys of the config that change no size.
+        self.neutral = config.neutral
+        #: Of a text model nested in a larger one: the keys of the rest, not counted.
         self.left_out = config.left_out
         self._rows = rows_of(self._table, config.head, config.values)
 
@@ -66,7 +57,7 @@ class Ledger:
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
-        """Every parameter, layers written out."""
+        """Every parameter by name and shape, as an :class:`Entry`, layer by layer."""
         return tuple(unfold(self._rows))
 
     @cached_property
@@ -89,7 +80,7 @@ class Ledger:
 
     @property
     def active(self) -> int:
-        """Parameters that one token passes through."""
+        """Parameters one token passes through, of a mixture only the experts it is sent to."""
         experts = self.by_component.get("moe_experts", 0)
         of: int = self._config.values["E"]
         idle: int = of - self._config.values["K"]
@@ -97,7 +88,7 @@ class Ledger:
 
     @cached_property
     def by_layer(self) -> dict[tuple[str, int], dict[str, int]]:
-        """Parameters of each component in each layer."""
+        """Parameters of each component, by the name of the stack and number of the layer."""
         layers: dict[tuple[str, int], Counter[str]] = {}
         for row in self._rows:
             for layer in row.layers or ():
