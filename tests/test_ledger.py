@@ -112,6 +112,37 @@ def test_a_text_model_says_what_it_leaves_out() -> None:
     assert ledger(text).left_out == ()
 
 
+def test_a_text_model_is_tied_as_the_whole_says() -> None:
+    text = {"model_type": "llama", "num_hidden_layers": 1}
+    outer = {"model_type": "llava", "text_config": text, "tie_word_embeddings": True}
+    assert ledger(outer).total == ledger({**text, "tie_word_embeddings": True}).total
+    inner = {**text, "tie_word_embeddings": False}
+    assert ledger({**outer, "text_config": inner}).total == ledger(text).total
+
+
+def test_windows_follow_the_rule_of_each_type() -> None:
+    def kept(model_type: str, **keys: Any) -> int:
+        config = {"model_type": model_type, "num_hidden_layers": 6, "hidden_size": 64}
+        return ledger(config | {"num_attention_heads": 4, **keys}).kv_cache(1, 9)
+
+    few = {"num_key_value_heads": 4, "head_dim": 16, "sliding_window": 4}
+    qwen = few | {"use_sliding_window": True, "max_window_layers": 3}
+    unit = 2 * 2 * 4 * 16  # bytes of a token in a layer
+    assert kept("mixtral", **few | {"sliding_window": None}) == unit * 6 * 9
+    assert kept("mixtral", **few) == unit * 6 * 3
+    assert kept("qwen2", **qwen) == unit * (3 * 3 + 3 * 9)  # from the fourth on
+    assert kept("qwen2_moe", **qwen) == unit * (2 * 3 + 4 * 9)  # the first and third
+    assert kept("gemma2", **few) == unit * (3 * 3 + 3 * 9)  # every other
+    assert kept("cohere2", **few) == unit * (5 * 3 + 1 * 9)  # all but every fourth
+
+
+def test_falcon_repeats_its_keys_before_it_stores_them() -> None:
+    book = ledger(MODELS["falcon-40b"]["config"])
+    assert book.kv_cache(1, 10) == 10 * 60 * 2 * 128 * 64 * 2
+    book = ledger(MODELS["falcon-7b"]["config"])
+    assert book.kv_cache(1, 10) == 10 * 32 * 2 * 1 * 64 * 2
+
+
 def test_files_folders_and_dicts_say_the_same(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(LLAMA), encoding="utf-8")
@@ -246,6 +277,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (changed(id2label={}), ValueError, "num_labels must be at least 1, got 0"),
     ({"model_type": "gpt2", "n_embd": 768, "hidden_size": 8}, ValueError, "hidden_size=8 and n_embd=768 are one setting; keep one"),
     ({"model_type": "gpt2", "add_cross_attention": True}, ValueError, "add_cross_attention=True is not covered for model_type='gpt2', only False"),
+    ({"model_type": "phi3", "attention_bias": 0}, ValueError, "attention_bias=0 is not covered for model_type='phi3', only False"),
     ({"model_type": "mpt", "expansion_ratio": 8}, ValueError, "expansion_ratio=8 is not covered for model_type='mpt', only 4"),
     ({"model_type": "t5", "feed_forward_proj": 3}, TypeError, "feed_forward_proj must be a string such as 'gated-gelu', got 3"),
     ({"model_type": "gemma2", "layer_types": ["full"] * 26}, ValueError, "layer_types must hold 'full_attention', "),

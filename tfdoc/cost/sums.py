@@ -48,7 +48,7 @@ class Ledger:
         self.used = config.used
         #: Keys of the config that change no size.
         self.neutral = config.neutral
-        #: Of a text model nested in a larger one: the keys of the rest, not counted.
+        #: Keys of the larger model that a text model lay in; that rest is not counted.
         self.left_out = config.left_out
         self._rows = rows_of(self._table, config.head, config.values)
 
