@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         TransformerLayer,
     )
     from tfdoc.cores import DotProductCore, attention, fused_attention
-    from tfdoc.cost import count_params, estimate_params
+    from tfdoc.cost import Entry, Ledger, count_params, estimate_params, ledger
     from tfdoc.feedforward import FeedForward, GatedFeedForward
     from tfdoc.interop import from_torch, mask_from_torch
     from tfdoc.masks import Causal, Mask, Padding, Window
@@ -35,9 +35,11 @@ __all__ = [
     "Causal",
     "DotProductCore",
     "Encoder",
+    "Entry",
     "FeedForward",
     "GatedFeedForward",
     "LayerNorm",
+    "Ledger",
     "Mask",
     "MultiHeadAttention",
     "Padding",
@@ -57,6 +59,7 @@ __all__ = [
     "estimate_params",
     "from_torch",
     "fused_attention",
+    "ledger",
     "mask_from_torch",
     "part",
     "record",
@@ -69,7 +72,7 @@ if not TYPE_CHECKING:
     _HOMES = {
         "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
         "cores": "DotProductCore attention fused_attention",
-        "cost": "count_params estimate_params",
+        "cost": "Entry Ledger count_params estimate_params ledger",
         "feedforward": "FeedForward GatedFeedForward",
         "interop": "from_torch mask_from_torch",
         "masks": "Causal Mask Padding Window",

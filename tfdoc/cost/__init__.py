@@ -1,5 +1,7 @@
 """What a transformer costs, counted exactly and without torch."""
 
+from tfdoc.cost.entries import Entry
 from tfdoc.cost.parameters import count_params, estimate_params
+from tfdoc.cost.sums import Ledger, ledger
 
-__all__ = ["count_params", "estimate_params"]
+__all__ = ["Entry", "Ledger", "count_params", "estimate_params", "ledger"]
