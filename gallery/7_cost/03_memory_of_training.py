@@ -115,7 +115,7 @@ print(f"mended: {slow.peaks['step'] / N:.1f} N in step")
 #
 # Where the peak moves
 # --------------------
-# The step ignores the batch; the backward pass pays the same a sequence.
+# The step ignores the batch; each sequence adds the same to the backward pass.
 backward = [s.peaks["backward"] / N for s in steps.values()]
 updates = [s.peaks["step"] / N for s in steps.values()]
 slope = (backward[3] - backward[0]) / 7
@@ -140,7 +140,7 @@ fig.set_label(
 # sphinx_gallery_end_ignore
 
 # %%
-# With a the bytes of activations and temporaries per sequence, the peak is
+# Let a be the bytes of activations and temporaries per sequence: the peak is
 # the larger of 20 N and 12 N + a B. Adding 16 N + a B asks for too much.
 #
 # What settings change
