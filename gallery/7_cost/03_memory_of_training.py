@@ -148,7 +148,8 @@ fig.set_label(
 # Eight sequences; all in bfloat16; *amp*: parameters in float32, products in
 # bfloat16; *checkpointing*: of each layer only the input is kept, and the
 # layer runs again in the backward pass.
-settings = {p: step(8, precision=p) for p in ("fp32", "bf16", "amp")}
+settings = {"fp32": steps[8], "bf16": step(8, precision="bf16")}
+settings["amp"] = step(8, precision="amp")
 settings["checkpointing"] = step(8, checkpointing=True)
 kinds = "parameters optimizer gradients activations autocast temporaries"
 fig, ax = plt.subplots(figsize=(6.5, 4.4), layout="constrained")
