@@ -77,6 +77,16 @@ def test_optimisers() -> None:
     assert simple(optimizer=None).gradients == size
 
 
+def test_inputs_are_cast_like_the_model() -> None:
+    layer, x = nn.Linear(256, 256, bias=False), torch.empty(64, 256)
+    given, cast = (
+        rehearse(layer, x.to(dtype), loss=torch.sum, precision="bf16")
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert given == cast
+    assert given.logits == 64 * 256 * 2
+
+
 def test_it_runs_where_meta_is_the_default() -> None:
     expected = simple()
     with torch.device("meta"):

@@ -42,11 +42,11 @@ def reach(thing: object) -> Iterator[Tensor]:
             todo += getattr(one, "__dict__", {}).values()
 
 
-def on_meta(thing: T, dtype: torch.dtype | None = None) -> T:
-    """Return a copy whose tensors have no data; cast the weights of a module."""
-    cast = set()
-    if dtype is not None and isinstance(thing, nn.Module):
-        cast = {id(t) for t in (*thing.parameters(), *thing.buffers())}
+def on_meta(thing: T, dtype: torch.dtype) -> T:
+    """Return a copy whose tensors have no data; cast inputs, or a module's weights."""
+    weights = isinstance(thing, nn.Module)
+    casts = (*thing.parameters(), *thing.buffers()) if weights else reach(thing)  # type: ignore[attr-defined]
+    cast = {id(tensor) for tensor in casts}
     memo: dict[int, Any] = {}
     storages: dict[int, torch.UntypedStorage] = {}
     for tensor in reach(thing):

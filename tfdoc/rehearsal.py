@@ -119,7 +119,7 @@ def rehearse(
         A model on any device, which stays as it is: a copy without data is rehearsed. Or
         a function without arguments that builds one, on meta, in no time at any size.
     *inputs, **named
-        What the model is called with. Only the tensors' shapes and dtypes count.
+        What the model is called with; floating-point tensors are cast like the model.
     mode : {"train", "infer"}
         A training step, or a forward pass in evaluation mode without gradients.
     precision : {"fp32", "bf16", "amp"}
@@ -176,8 +176,8 @@ def rehearse(
     emulation = partial(
         _emulation, follow, amp=dtype == "amp", fused=flag("fused", fused)
     )
-    actor = on_meta(built(model), torch.bfloat16 if dtype == "bf16" else torch.float32)
-    args, kwargs = on_meta((inputs, named))
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    actor, (args, kwargs) = on_meta(built(model), kind), on_meta((inputs, named), kind)
     watch_modules(actor.train(train), follow)
     if flag("checkpointing", checkpointing):
         checkpoint_layers(actor, emulation)
