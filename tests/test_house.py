@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"_checks", "_tensor_checks", "_follow", "_emulate"},
     {"_stage"},
-    {"parts", "probe", "masks", "positions", "norms", "feedforward"},
+    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"},
     {"cores"},
     {"multihead"},
     {"blocks", "models"},

@@ -1,7 +1,7 @@
 """The ledger: published models to the last parameter.
 
-``data/ledger.json`` holds 106 published configs with the parameters of the models that
-transformers builds from them, component by component and layer by layer; for some, the
+``data/ledger.json`` holds the parameters of the models that transformers builds from 106
+published configs, presets all but three, component by component and layer by layer; for some, the
 trainable parameters of peft's adapters of rank 8, and batch, tokens, bytes of the cache
 and of the weights as measured in bfloat16.
 """
@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 
-from tfdoc import Entry, Ledger, count_params, ledger
+from tfdoc import Entry, Ledger, count_params, ledger, preset, preset_names
 from tfdoc.cost.tables import TYPES, model
 
 DATA = Path(__file__).parent / "data"
-MODELS: dict[str, dict[str, Any]] = json.loads(
-    (DATA / "ledger.json").read_text(encoding="utf-8")
-)
+MODELS: dict[str, dict[str, Any]] = {
+    name: {"config": truth.get("config") or preset(name)} | truth
+    for name, truth in json.loads(
+        (DATA / "ledger.json").read_text(encoding="utf-8")
+    ).items()
+}
 COUNTED = json.loads((DATA / "params.json").read_text(encoding="utf-8"))
 LLAMA = MODELS["llama-3-8b"]["config"]
 
@@ -40,6 +43,44 @@ def test_published_models_to_the_last_parameter(name: str) -> None:
         for layer in range(first, last + 1)
     }
     assert book.by_layer == layers
+
+
+# As their publishers count them.
+PUBLISHED = {
+    "gpt2-xl": 1_557_611_200,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen3-1.7b": 1_720_574_976,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-2-7b": 6_738_415_616,
+    "mistral-7b-v0.1": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+    "phi-4": 14_659_507_200,
+    "gemma-2-27b": 27_227_128_320,
+    "mixtral-8x7b": 46_702_792_704,
+    "llama-3-70b": 70_553_706_496,
+    "gpt-oss-120b": 116_829_156_672,
+}
+
+
+def test_every_preset_is_counted_against_a_truth() -> None:
+    for name, total in PUBLISHED.items():
+        assert ledger(name).total == total, name
+    assert {*preset_names()} <= MODELS.keys() | PUBLISHED.keys()
+
+
+def test_a_preset_is_a_copy_found_in_any_case() -> None:
+    config = preset("Llama-3-8B")
+    assert config == LLAMA
+    config["hidden_size"] = 1
+    assert preset("llama-3-8b") == LLAMA
+    with pytest.raises(KeyError, match="name='llama-3-9b' is no preset; did you mean"):
+        preset("llama-3-9b")
+    with pytest.raises(KeyError, match=r"name='' is no preset; see preset_names"):
+        preset("")
+    with pytest.raises(TypeError, match="name must be a string, got 8"):
+        preset(8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "lora" in MODELS[name]])

@@ -19,6 +19,7 @@ def changed(**keys: Any) -> dict[str, Any]:
 
 
 WRONG: list[tuple[Any, type[Exception], str]] = [
+    ("lama-3-8b", ValueError, "config='lama-3-8b' is no preset, and there is no file lama-3-8b; did you mean 'llama-3-8b'"),
     (changed(hidden_size=-4096), ValueError, "hidden_size must be at least 1, got -4096"),
     (changed(hidden_size=0), ValueError, "hidden_size must be at least 1, got 0"),
     (changed(vocab_size=float("nan")), TypeError, "vocab_size must be a positive integer, got nan"),
@@ -65,7 +66,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ({1: 2}, TypeError, "config's keys must be strings, got 1"),
     (7, TypeError, "config must be a dict, a config.json or its folder, got 7 (int)"),
     (None, TypeError, "config must be a dict, a config.json or its folder, got None"),
-    ("no/such/config.json", ValueError, "config='no/such/config.json': there is no file"),
+    ("no/such/config.json", ValueError, "config='no/such/config.json' is no preset, and there is no file"),
 ]  # fmt: skip
 
 

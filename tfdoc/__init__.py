@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tfdoc.norms import LayerNorm, RMSNorm
     from tfdoc.parts import Part, part
     from tfdoc.positions import RoPE
+    from tfdoc.presets import preset, preset_names
     from tfdoc.probe import Probe, Recording, record
     from tfdoc.rehearsal import Rehearsal, rehearse
 
@@ -62,6 +63,8 @@ __all__ = [
     "ledger",
     "mask_from_torch",
     "part",
+    "preset",
+    "preset_names",
     "record",
     "rehearse",
 ]
@@ -81,6 +84,7 @@ if not TYPE_CHECKING:
         "norms": "LayerNorm RMSNorm",
         "parts": "Part part",
         "positions": "RoPE",
+        "presets": "preset preset_names",
         "probe": "Probe Recording record",
         "rehearsal": "Rehearsal rehearse",
     }

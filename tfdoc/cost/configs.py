@@ -11,6 +11,7 @@ from typing import Any
 
 from tfdoc._checks import count, divides, flag, positive_int
 from tfdoc.cost.tables import COMMON, KINDS, TYPES, Values, evaluate, model
+from tfdoc.presets import preset, preset_names
 
 MOST = 10**9  # of any width or number of entries
 MOST_LAYERS = 10**5
@@ -61,13 +62,18 @@ def _mapping(config: object) -> dict[str, Any]:
         return given
     if not isinstance(config, (str, os.PathLike)):
         raise TypeError(
-            "config must be a dict, a config.json or its folder, got "
+            "config must be a preset, a dict, a config.json or its folder, got "
             f"{config!r} ({type(config).__name__})"
         )
+    if isinstance(config, str) and config.lower() in preset_names():
+        return preset(config)
     path = Path(config)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"config={str(config)!r}: there is no file {path}")
+        hint = near(str(config).lower(), preset_names())
+        raise ValueError(
+            f"config={str(config)!r} is no preset, and there is no file {path}{hint}"
+        )
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"config={str(config)!r} is larger than {LARGEST_FILE} bytes")
     try:

@@ -254,7 +254,8 @@ def ledger(
     Parameters
     ----------
     config : str, path or dict
-        A ``config.json``, a folder that holds one, or its contents. Of a model with
+        A name of :func:`tfdoc.preset_names`, a ``config.json``, a folder that holds one
+        (``./gpt2`` where its name is a preset's), or its contents. Of a model with
         vision or sound, the ``text_config`` is counted.
     architecture : str, optional
         The class with its head, such as ``LlamaForSequenceClassification`` or
