@@ -64,8 +64,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ({**QWEN_MOE, "num_experts_per_tok": 61}, ValueError, "num_experts_per_tok=61 must be at most num_experts=60"),
     ({**QWEN_MOE, "mlp_only_layers": [-1]}, ValueError, "mlp_only_layers's entries must be at least 0, got -1"),
     ({1: 2}, TypeError, "config's keys must be strings, got 1"),
-    (7, TypeError, "config must be a dict, a config.json or its folder, got 7 (int)"),
-    (None, TypeError, "config must be a dict, a config.json or its folder, got None"),
+    (7, TypeError, "config must be a preset, a dict, a config.json or its folder, got 7 (int)"),
+    (None, TypeError, "config must be a preset, a dict, a config.json or its folder, got None"),
     ("no/such/config.json", ValueError, "config='no/such/config.json' is no preset, and there is no file"),
 ]  # fmt: skip
 
