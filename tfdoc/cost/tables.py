@@ -76,7 +76,7 @@ def evaluate(expression: Any, values: Values) -> int:
         for factor in term:
             whole, _, part = factor.partition("/")
             part = part.lstrip("/") or "1"
-            product *= int(whole) if whole.isdigit() else values[whole]
+            product *= int(whole) if whole.lstrip("-").isdigit() else values[whole]
             product //= int(part) if part.isdigit() else values[part]
         total += product
     return total

@@ -1,0 +1,68 @@
+"""The closed form of memory: the largest of a few moments, each a sum of products.
+
+``memory.json`` says for each model type and setting which moments can be the peak, and
+what is allocated then besides weights and optimiser. Its coefficients are not chosen:
+rehearsals of small models on the meta device generate them, and a test fails when they
+drift.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tfdoc.cost.tables import Values, evaluate, holds, layers_where
+
+Moment = tuple[str, dict[str, int]]
+
+
+@cache
+def _table() -> dict[str, Any]:
+    file = Path(__file__).with_name("memory.json")
+    return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def surroundings(
+    table: dict[str, Any], values: Values, batch: int, seq: int
+) -> Values:
+    """Return the symbols of a config with those of what it is run on."""
+    return (
+        values
+        | counted(table, values, seq)
+        | {"batch": batch, "seq": seq, "tokens": batch * seq}
+        | {"pairs": batch * seq * seq}
+    )
+
+
+def counted(table: dict[str, Any], values: Values, seq: int) -> dict[str, int]:
+    """Return how many layers there are of each kind.
+
+    A window that is wider than the sequence hides nothing: its layer is a full one.
+    """
+    number = values["L"]
+    windows = len(layers_where(table.get("sliding", []), values, number))
+    slides = windows if seq >= values["W"] > 0 else 0
+    sparse = len(layers_where(table.get("sparse", []), values, number))
+    return {
+        "slides": slides,
+        "full": number - slides,
+        "sparse": sparse,
+        "dense": number - sparse,
+    }
+
+
+def moments(
+    model_type: str, setting: str, numbers: Values, lm: bool
+) -> list[Moment]:
+    """Return the moments that can be the peak: a name, and the bytes of each kind."""
+    table = _table()
+    numbers = numbers | {"lm": lm}
+    forms = next(
+        forms for where, forms in table["types"][model_type] if holds(where, numbers)
+    )
+    return [
+        (name, {kind: evaluate(text, numbers) for kind, text in kinds.items()})
+        for name, kinds in table["forms"][forms[setting]]
+    ]
