@@ -54,7 +54,7 @@ class Ledger:
         #: ``V, D, L, F, H, G, d, P`` and, of a mixture, ``E`` experts, ``K`` for a token,
         #: ``M`` hidden in each. Missing where there is none: no learned positions, no
         #: dense layer, two head widths. Of an encoder and a decoder, the encoder's.
-        self.sizes = {s: n for s, n in config.sizes.items()}
+        self.sizes = config.sizes
         if "ffn" not in self.by_component:
             self.sizes.pop("F", None)
 
