@@ -76,14 +76,16 @@ for row, error in enumerate(errors[name] for name in formulas):
     ax.plot(error, spread, "o", ms=4, alpha=0.7)
     ax.plot([error.median()] * 2, [row - 0.42, row + 0.42], "C4", lw=2.5)
 ax.set_yticks(range(len(formulas)), list(formulas))
-ax.set(title="Right on average", xlabel="error in %", ylim=(2.6, -0.6))
+ax.set(title="Right on average, wrong every time", xlabel="error in %")
+ax.invert_yaxis()
 assert abs(errors["plain"].median()) < 0.1
 assert errors["plain"].max() > 50
 # sphinx_gallery_start_ignore
 fig.set_label(
     f"A row of {len(errors)} dots for each formula, one dot a model. "
     + "; ".join(
-        f"{name}: {e.min():+.0f} to {e.max():+.0f} %, median {e.median():+.1f} %"
+        f"{name}: {e.min():+.0f} to {e.max():+.0f} %, "
+        f"median {e.median():+.1f} %"
         for name, e in errors.items()
     )
 )
@@ -112,12 +114,12 @@ units = held[["attention", "ffn"]].div(L * D**2, axis=0)
 units["error, %"] = errors["plain"]
 assert abs(errors["plain"]["llama-2-7b"]) < 1
 assert errors["plain"]["llama-3-8b"] < -6
-units.loc[["gpt2", "llama-2-7b", "llama-3-8b"]].rename_axis("L D D").round(2)
+units.loc[["gpt2", "llama-2-7b", "llama-3-8b"]].round(2)
 
 # %%
-# The plain formula takes 4 + 8. Llama-2-7B has F near 8/3 D, so three matrices
-# weigh what two used to; Llama-3-8B has a wider F and fewer heads of keys and
-# values. Now take off what "with F" counts, cause by cause:
+# In units of L D D, as here, the plain formula takes 4 + 8. Llama-2-7B has F
+# near 8/3 D, so three matrices weigh what two did; Llama-3-8B has a wider F,
+# and fewer heads of keys and values. Now take off what "with F" counts:
 missed = {
     "other norms": held["norms"] + held["norms_qk"] - L * 4 * D,
     "third matrix": held["ffn"] - L * 2 * D * F,
@@ -139,17 +141,15 @@ found["most, %"] = [s[s.abs().idxmax()] for _, s in shares.items()]
 found["in"] = shares.abs().idxmax()
 found["met by then"] = (left == 0).sum()
 assert found["met by then"].iloc[-1] == len(dense)
-found.rename_axis("what is missed").round(2)
+found.rename_axis(columns="what is missed").round(2)
 
 # %%
-# Four missed make the large errors, the others only prevent a hit:
+# Four causes make the large errors, the others only prevent a hit:
 some = ["gpt2", "gemma-3-270m", "qwen3-0.6b", "llama-2-7b", "llama-3-8b"]
 large = found.index[found["most, %"].abs() > 1]
 fig, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
 shares.loc[some[::-1], large].plot.barh(stacked=True, ax=ax, legend=False)
-ax.set(
-    title='What the formula "with F" misses', xlabel="share of the model, %"
-)
+ax.set(title='What "with F" misses', xlabel="share of the model in %")
 fig.legend(loc="outside lower center", ncols=4, frameon=False)
 assert len(large) == 4
 assert shares[["G < H", "tied head"]].to_numpy().max() <= 0
@@ -172,8 +172,8 @@ fig.set_label(
 #
 # Mixtures: total and active
 # --------------------------
-# In a mixture of experts a token passes through K of E experts a layer. It
-# needs the memory of all, and the work of its *active* parameters:
+# In a mixture a token passes through K of E experts a layer. It needs the
+# memory of all, and the work of its *active* parameters; in billions:
 mixed = {n: b for n, b in books.items() if n not in dense}
 for b in mixed.values():
     idle = b.by_component["moe_experts"] * (1 - b.sizes["K"] / b.sizes["E"])
