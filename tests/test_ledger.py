@@ -262,6 +262,34 @@ def test_a_config_takes_less_than_a_millisecond() -> None:
         assert seconds < 1e-3
 
 
+def test_sizes_are_those_of_the_model_built() -> None:
+    gpt2, nemo = ledger("gpt2").sizes, ledger("mistral-nemo-12b").sizes
+    assert list(gpt2) == list("VDLFHGdP")
+    assert [*gpt2.values()] == [50_257, 768, 12, 3072, 12, 12, 64, 1024]
+    assert list(nemo) == list("VDLFHGd")
+    assert nemo["H"] * nemo["d"] < nemo["D"]  # read, not divided
+    assert ledger("mpt-7b").sizes["F"] == 4 * 4096  # which no key of its config says
+    assert ledger("mixtral-8x7b").sizes.keys() == {*"VDLHGdEKM"}  # no dense layer
+    deepseek = ledger("deepseek-v3").sizes
+    assert (deepseek["E"], deepseek["K"], deepseek["M"]) == (256, 8, 2048)
+    assert "d" not in deepseek
+    assert ledger("opt-1.3b").sizes["G"] == ledger("bert-base-uncased").sizes["G"] + 20
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_sizes_agree_with_the_shapes_of_entries(name: str) -> None:
+    book = ledger(name)
+    table = next(e.shape for e in book.entries if e.component == "embed_tokens")
+    assert table[0] == book.sizes["V"]
+    assert ("F" in book.sizes) == ("ffn" in book.by_component)
+    assert ("E" in book.sizes) == (book.active < book.total)
+    widths = {size for e in book.entries if e.component == "ffn" for size in e.shape}
+    if widths:
+        D, F = book.sizes["D"], book.sizes["F"]
+        assert D in widths
+        assert widths & {F, 2 * F}
+
+
 def test_the_table_is_closed() -> None:
     """Every type has a first head, and no key is both used and neutral."""
     for name in TYPES:

@@ -21,74 +21,76 @@ for D, L in ((4, 1), (8, 1), (4, 2)):
 # What published models chose
 # ---------------------------
 # L layers of width D, H query heads of width d that share G heads of keys and
-# values, hidden width F, a vocabulary of V, and P learned positions or none.
-import io
-
+# values, hidden width F, a vocabulary of V, E experts, K of them for a token.
+# :func:`tfdoc.ledger` counts the rest from published configs.
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, LlamaConfig
 
 import tfdoc
 from tfdoc import MultiHeadAttention, part
 
-published = """
-model               V     D   L     F   H  G    P gated  tied drop   parameters
-GPT-2           50257   768  12  3072  12 12 1024 False  True  0.1    124439808
-SmolLM2-135M    49152   576  30  1536   9  3    0  True  True    0    134515008
-Llama-3.2-1B   128256  2048  16  8192  32  8    0  True  True    0   1235814400
-Gemma-2B       256000  2048  18 16384   8  1    0  True  True    0   2506172416
-Phi-3-mini      32064  3072  32  8192  32 32    0  True False    0   3821079552
-OPT-6.7B        50272  4096  32 16384  32 32 2050 False  True  0.1   6658473984
-Llama-7B        32000  4096  32 11008  32 32    0  True False    0   6738415616
-Llama-3-8B     128256  4096  32 14336  32  8    0  True False    0   8030261248
-Pythia-12B      50688  5120  36 20480  40 40    0 False False    0  11846072320
-StarCoder       49152  6144  40 24576  48  1 8192 False  True  0.1  15517456384
-Llama-2-70B     32000  8192  80 28672  64  8    0  True False    0  68976648192
-Llama-3.1-405B 128256 16384 126 53248 128  8    0  True False    0 405853388800
-"""
+books = {name: tfdoc.ledger(name) for name in tfdoc.preset_names()}
+sizes = pd.DataFrame({name: b.sizes for name, b in books.items()}).T
+table = sizes[[*"DLHGdVEK"]]
+table.insert(5, "F/D", sizes["F"] / sizes["D"])
+table.insert(0, "millions", [b.total / 1e6 for b in books.values()])
+table.insert(1, "active", [b.active / 1e6 for b in books.values()])
+tied = [any(e.tied_to for e in b.entries) for b in books.values()]
+table["tied"] = ["yes" if shared else "no" for shared in tied]
+table["cache, kB"] = [b.kv_cache(1, 1) / 1e3 or None for b in books.values()]
 
 # %%
-# :func:`tfdoc.count_params` meets every one of these sizes exactly.
-table = pd.read_csv(io.StringIO(published), sep=r"\s+", index_col="model")
-for m in table.itertuples():
-    of = {"num_kv_heads": m.G, "num_positions": m.P, "tied": m.tied}
-    of |= {"gated": m.gated, "bias": not m.gated}  # true for these twelve
-    counts = tfdoc.count_params(m.V, m.D, m.L, m.F, m.H, **of)
-    assert sum(counts.values()) == m.parameters
-table["d"], table["F/D"] = table["D"] // table["H"], table["F"] / table["D"]
-shown = table[["D", "L", "H", "G", "d", "F/D", "drop", "parameters"]]
-shown.rename_axis(index=None, columns="model").round(2)
+# All of it: parameters in millions, the cache of a token in bfloat16, of two
+# stacks the encoder's sizes. On the site, press a column's head to sort.
+style = table.sort_values("millions").rename_axis(columns="model").style
+digits = {"F/D": "{:.2f}", "cache, kB": "{:,.1f}"}
+style.format(digits, precision=0, thousands=",", na_rep="")
+style.set_table_attributes('class="dataframe sortable"')
 
 # %%
-# F/D is 4 where there is no gate, mostly 8/3 to 4 where there is one. Dropout
-# was 0.1 and is 0 in most newer models, which see nearly all their text only
-# once. And a larger model gets more heads, not wider ones:
+# Take decoders without experts. F/D is 4 in nearly all that have no gate, and
+# seldom in those that have one. Dropout was 0.1 in GPT-2 and is 0 in Llama.
+# And a larger model gets more heads, not wider ones:
+ends = "ForCausalLM", "LMHeadModel"
+dense = [n for n, b in books.items() if b.architecture.endswith(ends)]
+dense = table.loc[[n for n in dense if books[n].active == books[n].total]]
+L, D, F = (sizes.loc[dense.index, symbol] for symbol in "LDF")
+ffn = [books[name].by_component["ffn"] for name in dense.index]
+gated = ffn > 2.5 * L * D * F  # three matrices instead of two
+fours = (dense["F/D"] == 4).groupby(gated).mean()
+print(f"F/D is 4: {fours[False]:.0%} without, {fours[True]:.0%} with a gate")
+assert fours[False] > 0.9
+assert fours[True] < 0.2
+assert GPT2Config().resid_pdrop == 0.1
+assert LlamaConfig().attention_dropout == 0
+
 fig, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-ax.loglog(table["parameters"], table["D"], "o", label="width D")
-ax.loglog(table["parameters"], table["L"], "s", label="layers L")
-ax.loglog(table["parameters"], table["d"], "^", label="head width d")
+labels = {"D": "width D", "L": "layers L", "d": "head width d"}
+for mark, (symbol, label) in zip("os^", labels.items(), strict=True):
+    ax.loglog(dense["millions"] / 1e3, dense[symbol], mark, ms=4, label=label)
 ax.set(title="Models grow wide and deep, heads do not")
-ax.set(xlabel="parameters", ylabel="D, L and d")
+ax.set(xlabel="billions of parameters", ylabel="D, L and d")
 fig.legend(loc="outside lower center", ncols=3, frameon=False)
-growth = shown.max() / shown.min()
+growth = dense[["D", "L", "d"]].max() / dense[["D", "L", "d"]].min()
 assert growth[["D", "L"]].min() > 10
-assert growth["d"] == 4  # 2 without Gemma-2B
+assert growth["d"] == 4
 # sphinx_gallery_start_ignore
-assert table.drop("Gemma-2B")["d"].max() == 2 * table["d"].min()
 fig.set_label(
-    f"Points for {len(table)} models against their size, both axes "
+    f"Points for {len(dense)} models against their size, both axes "
     f"logarithmic. Width grows {growth['D']:.0f} times and depth "
-    f"{growth['L']:.0f} times; head widths stay on a level, most at 128."
+    f"{growth['L']:.0f} times; head widths stay on a level, most at "
+    f"{dense['d'].mode()[0]:.0f}."
 )
 # sphinx_gallery_end_ignore
 
 # %%
 # Change one number, measure three things
 # ---------------------------------------
-# Build a stack of layers on the ``meta`` device, where nothing is computed
-# and shapes remain. Count its parameters, the operations that a token costs
-# among T tokens, and the keys and values it leaves in the cache.
+# Build layers on the ``meta`` device, where only shapes exist. Count the
+# parameters, the operations a token costs among T, and what it caches.
 
 
 def measure(D, L, F, H, G, T):
@@ -164,8 +166,7 @@ for H in (1, 4, 16, 64):
     print(f"heads: {H}, each {64 // H} wide, scores of rank {rank}")
 
 # %%
-# And dropout? In training it sets a share of the numbers to 0. It has no
-# weights, and in evaluation it changes nothing:
+# And dropout, which sets a share of the numbers to 0? In training alone:
 with_dropout = tfdoc.TransformerBlock(64, num_heads=4, dropout=0.1)
 without = tfdoc.TransformerBlock(64, num_heads=4, dropout=0)
 without.load_state_dict(with_dropout.state_dict())
@@ -178,23 +179,22 @@ print(f"evaluation: equal; training: {off:.0%} off")
 # %%
 # Pitfall: a head width that is not D / H
 # ---------------------------------------
-# All twelve have d = D / H. Mistral Nemo does not: it says d = 128, and 32
-# heads of 128 are narrower than its width. Tools that divide go wrong twice;
-# to mend it, read ``head_dim`` where a config has one.
-nemo = 131_072, 5120, 40, 14_336, 32
-wrong = sum(tfdoc.count_params(*nemo, num_kv_heads=8).values())
-right = sum(tfdoc.count_params(*nemo, num_kv_heads=8, head_dim=128).values())
-assert wrong > 1.04 * right
-assert right == 12_247_782_400  # as published
-print(f"size {wrong / right - 1:+.1%}, cache {5120 / 32 / 128 - 1:+.0%}")
+# Where a config says ``head_dim``, d is that. A tool that divides instead is
+# wrong twice, here for Mistral Nemo:
+wide = dense[dense["H"] * dense["d"] != dense["D"]]
+print(f"d is not D / H in {len(wide)} of {len(dense)} models")
+nemo = tfdoc.preset("mistral-nemo-12b")
+right, wrong = tfdoc.ledger(nemo), tfdoc.ledger(nemo | {"head_dim": None})
+assert wrong.total > 1.04 * right.total == 1.04 * 12_247_782_400  # published
+more = wrong.kv_cache(1, 1) / right.kv_cache(1, 1) - 1
+print(f"size {wrong.total / right.total - 1:+.1%}, cache {more:+.0%}")
 
 # %%
 # What it costs
 # -------------
-# All three measurements have closed forms. The matrices of a layer, with
-# :class:`tfdoc.FeedForward`, hold :math:`w = 2 D d\,(H + G) + 2 D F`
-# weights. A token costs :math:`2 w` operations, another :math:`4 T H d` for
-# its scores and weighted sum, and caches :math:`2 G d` numbers.
+# The matrices of a layer hold :math:`w = 2 D d\,(H + G) + 2 D F` weights. A
+# token costs :math:`2 w` operations and :math:`4 T H d` for its attention, and
+# caches :math:`2 G d` numbers:
 for name, change in changes.items():
     D, L, F, H, G, T = (base | change).values()
     d = D // H

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 from docutils.utils import new_document
 from sphinx import addnodes
@@ -154,6 +155,20 @@ def test_tables_of_pandas_follow_the_standard() -> None:
     table = "<style scoped>\n  th {}\n</style>\n<tr><th></th><th>a</th></tr>"
     assert theme.mended(f"{LANDMARKS}|{table}").endswith(
         "|<tr><td></td><th>a</th></tr>"
+    )
+
+
+def test_tables_of_a_styler_are_plain_and_the_same_in_every_build() -> None:
+    frame = pd.DataFrame({"a": [1.0, None]}, index=["x", "y"]).rename_axis(columns="b")
+    styled = frame.style.format(precision=1, na_rep="")
+    styled.set_table_attributes('class="dataframe sortable"')
+    first, second = (theme.mended(f"{LANDMARKS}|{styled.to_html()}") for _ in range(2))
+    assert first == second
+    table = re.sub(r"\s*\n\s*", "", first.partition("|")[2])
+    assert table == (
+        '<table class="dataframe sortable"><thead><tr><th>b</th><th>a</th></tr></thead>'
+        "<tbody><tr><th>x</th><td>1.0</td></tr><tr><th>y</th><td></td></tr></tbody>"
+        "</table>"
     )
 
 

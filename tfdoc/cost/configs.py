@@ -16,6 +16,8 @@ from tfdoc.presets import preset, preset_names
 MOST = 10**9  # of any width or number of entries
 MOST_LAYERS = 10**5
 LARGEST_FILE = 2**24  # bytes; published configs have a few thousand
+SIZES = ("V", "D", "L", "F", "H", "G", "d", "P")
+SIZES_OF_MIXTURES = ("E", "K", "M")
 ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 
 
@@ -34,6 +36,13 @@ class Config:
     def architecture(self) -> str:
         """The model class of Hugging Face, as ``LlamaForCausalLM``."""
         return f"{model(self.model_type)['class']}{self.head}"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The symbols that readers know, as read or by default."""
+        known = {"G": self.values["H"]} | self.values
+        mixture = SIZES_OF_MIXTURES if known["E"] > 1 else ()
+        return {name: known[name] for name in (*SIZES, *mixture) if name in known}
 
 
 def read(config: object, architecture: object = None) -> Config:

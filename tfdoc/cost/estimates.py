@@ -30,7 +30,9 @@ class Memory:
     peak: int
     peak_moment: str  # forward, loss, backward or step
     peaks: dict[str, int]  # of each moment, in the order they come
-    at_peak: dict[str, int]  # kinds as above, those that are 0 left out; adds up to peak
+    at_peak: dict[
+        str, int
+    ]  # kinds as above, those that are 0 left out; adds up to peak
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Estimate:
     gpu: int | None  # bytes
     overhead: int
     fits: bool | None
-    largest_batch: int | None  # that fits the GPU with everything else as it is; 0: none
+    largest_batch: (
+        int | None
+    )  # that fits the GPU with everything else as it is; 0: none
     largest_seq: int | None
     levers: dict[str, int]  # what one change would make of the peak, the best first
     steps: tuple[tuple[str, str, str], ...]  # of --explain: name, formula, with numbers

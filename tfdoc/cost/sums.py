@@ -51,6 +51,12 @@ class Ledger:
         #: Keys of the larger model that a text model lay in; that rest is not counted.
         self.left_out = config.left_out
         self._rows = rows_of(self._table, config.head, config.values)
+        #: ``V, D, L, F, H, G, d, P`` and, of a mixture, ``E`` experts, ``K`` for a token,
+        #: ``M`` hidden in each. Missing where there is none: no learned positions, no
+        #: dense layer, two head widths. Of an encoder and a decoder, the encoder's.
+        self.sizes = config.sizes
+        if "ffn" not in self.by_component:
+            self.sizes.pop("F", None)
 
     def __repr__(self) -> str:
         return f"<Ledger of {self.architecture}: {self.total:,} parameters>"

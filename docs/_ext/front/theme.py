@@ -51,7 +51,11 @@ MENDED = {
     # Tables of pandas: their style belongs to the site, an empty cell is no header.
     r"<style scoped>.*?</style>\n?": "",
     r"<th></th>": "<td></td>",
-    r"(</table>\n</div>\n</div>\n)<br />\n<br />": r"\1",
+    # Those of its Styler: names by chance, and a class for each of a thousand cells.
+    r'<style type="text/css">\s*</style>\n?': "",
+    r'(<t(?:able|h|d)) id="T_[^"]*"': r"\1",
+    r'(<t[hd]) class="(?:data|blank|index_name|(?:col|row)_heading)\b[^"]*" ?': r"\1",
+    r"(</table>\n+(?:</div>\n){1,2})<br />\n<br />": r"\1",
     # A link from every variable to its type would be a hundred stops of the Tab key.
     r'<a class="[^"]*sphx-glr-backref-instance[^"]*"[^>]*>(.*?)</a>': r"\1",
 }
