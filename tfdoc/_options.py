@@ -26,7 +26,10 @@ class Model(click.types.StringParamType):
     name = "model"
 
     def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
     ) -> list[CompletionItem]:
         """Complete the names of presets, and files."""
         start = incomplete.lower()
@@ -40,7 +43,10 @@ class Gpu(click.types.StringParamType):
     name = "gpu"
 
     def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
     ) -> list[CompletionItem]:
         """Complete the names of accelerators."""
         from tfdoc.cost.gpus import GPUS  # noqa: PLC0415  # a table of its own
@@ -53,7 +59,9 @@ def size(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
     """Return the bytes of a text such as 1GiB."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]+)", text.lower(), re.ASCII)
+    found = re.fullmatch(
+        r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]+)", text.lower(), re.ASCII
+    )
     if found is None or found[2] not in UNITS:
         raise click.BadParameter(f"{text!r} is no size such as 1GiB or 800MB.")
     nbytes = int(float(found[1]) * UNITS[found[2]])

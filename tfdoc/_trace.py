@@ -131,7 +131,7 @@ def _with_adapters(
     )
     with torch.device("meta"):
         settings = LoraConfig(r=lora["r"], target_modules=names)
-        return get_peft_model(model, settings)  # type: ignore[arg-type]
+        return get_peft_model(model, settings)
 
 
 def _inputs(model: nn.Module, estimate: Estimate) -> dict[str, Any]:
@@ -154,7 +154,10 @@ def _labels(architecture: str, ids: Tensor) -> dict[str, Tensor]:
     if architecture.endswith("ForSequenceClassification"):
         return {"labels": ids[:, 0].clone()}
     if architecture.endswith("ForQuestionAnswering"):
-        return {"start_positions": ids[:, 0].clone(), "end_positions": ids[:, 0].clone()}
+        return {
+            "start_positions": ids[:, 0].clone(),
+            "end_positions": ids[:, 0].clone(),
+        }
     if architecture.endswith(A_TOKEN):
         return {"labels": ids}
     raise ValueError(f"--trace has no labels to train {architecture}; choose --infer")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dis import opmap
 from types import TracebackType
@@ -16,7 +16,7 @@ import click
 
 from tfdoc import __version__
 from tfdoc._options import MODEL, settings, taken
-from tfdoc.cost import ledger
+from tfdoc.cost import Ledger, ledger
 from tfdoc.cost.configs import near
 from tfdoc.cost.estimates import Estimate
 from tfdoc.cost.estimates import estimate as estimated
@@ -82,7 +82,7 @@ def main(ctx: click.Context) -> None:
       zsh   echo 'eval "$(_TFDOC_COMPLETE=zsh_source tfdoc)"' >> ~/.zshrc
       fish  echo '_TFDOC_COMPLETE=fish_source tfdoc | source' \\
               > ~/.config/fish/completions/tfdoc.fish
-    """
+    """  # noqa: D301
     if os.environ.get("NO_COLOR"):
         ctx.color = False
 
@@ -105,7 +105,7 @@ def estimate(
       tfdoc estimate gpt2
       tfdoc estimate llama-3-8b --lora 16 --quant nf4 --gpu 24GiB
       tfdoc estimate path/to/config.json --infer --batch 8 --seq 4096
-    """
+    """  # noqa: D301
     asked = taken(given)
     with refusals():
         found = estimated(model, **asked)
@@ -133,7 +133,7 @@ def compare(model_a: str, model_b: str, as_json: bool, **given: Any) -> None:
     \b
     Example:
       tfdoc compare llama-3-8b mistral-7b-v0.3 --infer --seq 8192
-    """
+    """  # noqa: D301
     from tfdoc.cost.columns import compared, ratios  # noqa: PLC0415
 
     asked = taken(given)
@@ -167,11 +167,13 @@ def presets(word: str, as_json: bool) -> None:
     return click.echo("\n".join(listed(rows)))
 
 
-def listed(rows: Iterable[tuple[str, Any]]) -> Iterator[str]:
+def listed(rows: Sequence[tuple[str, Ledger]]) -> Iterator[str]:
     """Yield a line for each preset."""
+    names = max(len(name) for name, _ in rows)
+    types = max(len(book.model_type) for _, book in rows)
     for name, book in rows:
-        used = active(book.total, book.active)
-        yield f"{name:28}{book.model_type:14}{book.total:>17,}  {used}"
+        kind, used = book.model_type, active(book.total, book.active)
+        yield f"{name:{names}}  {kind:{types}}  {book.total:>15,}  {used}"
 
 
 def rehearsed(model: str, found: Estimate) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def compared(a: Estimate, b: Estimate, look: Look) -> str:
     if a.gpu is not None:
         fits = ["fits" if e.fits else "does not fit" for e in (a, b)]
         rows.append((f"{gib(a.gpu)} GiB", (*fits, ""), 0.0))
-    same = settings(a) if settings(a) == settings(b) else f"{settings(a)}; {settings(b)}"
+    same = (
+        settings(a) if settings(a) == settings(b) else f"{settings(a)}; {settings(b)}"
+    )
     lines = (line.rstrip() for line in look.table(rows))
     return look.finished([look.wrapped(same), "", *lines])
 

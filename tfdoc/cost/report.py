@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["as_dict", "html", "text"]
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
-PLAIN = str.maketrans({"×": "x", "·": "*", "−": "-", "–": "-", "≈": "~", "≤": "<=", "█": "#"})  # fmt: skip
+PLAIN = str.maketrans("×·≈█", "x*~#")
 LARGEST_BAR = 30
 NOTES = (
     "These are bytes that tensors are allocated. The caching allocator reserves more; "
@@ -158,7 +158,9 @@ def _memory(estimate: Estimate, look: Look) -> Iterator[str]:
     rows += [
         (kind, (gib(n), f"{n:,}"), n / largest) for kind, n in memory.at_peak.items()
     ]
-    yield from look.table([*rows, ("peak", (gib(memory.peak), f"{memory.peak:,}"), 0.0)])
+    yield from look.table(
+        [*rows, ("peak", (gib(memory.peak), f"{memory.peak:,}"), 0.0)]
+    )
     if len(memory.peaks) > 1:
         each = ", ".join(f"{name} {gib(n)}" for name, n in memory.peaks.items())
         yield look.wrapped(f"Peak of each moment in GiB: {each}", "  ")
