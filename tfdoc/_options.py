@@ -138,7 +138,7 @@ SETTINGS = (
         help="Of linear layers.  [default: none]",
     ),
     click.option(
-        "--gpu", type=Gpu(), help="Will it fit: a size as 24GiB, or a name as h100."
+        "--gpu", type=Gpu(), help="Will it fit: a size as 24GiB, or a name as h200."
     ),
     click.option(
         "--overhead", metavar="SIZE", callback=size, help="On top of tensors, as 1GiB.  [default: none]"

@@ -96,7 +96,7 @@ def main(ctx: click.Context) -> None:
 def estimate(
     model: str, trace: bool, explain: bool, as_json: bool, **given: Any
 ) -> None:
-    """Say what a training step or a request of MODEL needs, and what fits.
+    """Say what a step of a model needs, and what fits.
 
     MODEL is a preset (see tfdoc presets), a config.json or the folder that holds one.
 
@@ -128,7 +128,9 @@ def estimate(
 @settings
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(model_a: str, model_b: str, as_json: bool, **given: Any) -> None:
-    """Set two models side by side, under the same settings.
+    """Set two models side by side.
+
+    Both have the same settings, and the ratio is that of MODEL_B to MODEL_A.
 
     \b
     Example:
@@ -148,7 +150,10 @@ def compare(model_a: str, model_b: str, as_json: bool, **given: Any) -> None:
 @click.argument("word", required=False, default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def presets(word: str, as_json: bool) -> None:
-    """List the published models known by name, those with WORD in name or type."""
+    """List the models known by name.
+
+    With WORD, those that have it in name or type.
+    """
     rows = []
     for name in preset_names():
         kind = preset(name)["model_type"]

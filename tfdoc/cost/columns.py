@@ -44,7 +44,7 @@ def compared(a: Estimate, b: Estimate, look: Look) -> str:
         else:
             cells = (f"{n:,}", f"{right[name]:,}", last)
         rows.append((name, cells, 0.0))
-    rows.append(("at", (a.memory.peak_moment, b.memory.peak_moment, ""), 0.0))
+    rows.append(("peak in", (a.memory.peak_moment, b.memory.peak_moment, ""), 0.0))
     if a.gpu is not None:
         fits = ["fits" if e.fits else "does not fit" for e in (a, b)]
         rows.append((f"{gib(a.gpu)} GiB", (*fits, ""), 0.0))
