@@ -76,7 +76,7 @@ def test_settings_reach_the_estimate() -> None:
         "estimate llama-3-8b --infer --batch 3 --seq 77 --precision amp --attn eager "
         "--logits last --kv-dtype fp8 --requests 5 --quant nf4 --lora 4 "
         "--lora-targets q_proj,v_proj --overhead 1.5GiB "
-        "--architecture LlamaForSequenceClassification --json"
+        "--architecture LlamaForCausalLM --json"
     )
     try:
         done = run(line)
@@ -367,6 +367,8 @@ def test_a_trace_stands_beside_the_closed_form() -> None:
         "bert-base-uncased --attn eager --seq 64",
         "t5-base --seq 64 --precision amp",
         "gpt2 --infer --logits last --seq 64",
+        "gpt2 --infer --precision amp --seq 64",
+        "gpt2 --infer --precision fp32 --kv-dtype fp32 --seq 64",
         "gpt2 --architecture ForSequenceClassification --seq 64 --optim none",
         "gpt2 --architecture ForQuestionAnswering --seq 64 --optim sgd",
     ],
@@ -390,7 +392,7 @@ UNTRACED = [
     ("gpt2 --accumulate 4", "--trace cannot run --accumulate 4"),
     ("gpt2 --infer --requests 3", "--trace cannot run --requests 3"),
     ("gpt2 --infer --kv-dtype fp8", "--trace cannot run --kv-dtype fp8 at --precision"),
-    ("bert-base-uncased --infer --logits last --seq 64", "BertModel returns all"),
+    ("t5-base --infer --logits last --seq 64", "ConditionalGeneration returns all"),
     ("bert-base-uncased --architecture ForPreTraining --seq 64", "has no labels"),
 ]
 

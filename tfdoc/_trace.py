@@ -47,8 +47,8 @@ def rehearsal_of(config: str | Mapping[str, Any], estimate: Estimate) -> dict[st
         if s[name] not in runs:
             flag = f"--{name.replace('_', '-')} {s[name]}"
             raise ValueError(f"--trace cannot run {flag}; leave one of them out")
-    width = "bf16" if s["precision"] == "bf16" else "fp32"
-    if s["mode"] == "infer" and s["kv_dtype"] != width:
+    width = "fp32" if s["precision"] == "fp32" else "bf16"
+    if estimate.memory.kv_cache and s["kv_dtype"] != width:
         raise ValueError(
             f"--trace cannot run --kv-dtype {s['kv_dtype']} at --precision "
             f"{s['precision']}; a model of transformers keeps its cache in {width}"

@@ -258,7 +258,7 @@ def html(estimate: Estimate) -> str:
         fits = "fits" if estimate.fits else "does not fit"
         verdict = f"; {fits} {gib(estimate.gpu)} GiB"
     return (
-        f"<table><caption>{title}<br>{escape(settings(estimate))}</caption>"
+        f"<table style='color:inherit'><caption style='color:inherit'>{title}<br>{escape(settings(estimate))}</caption>"
         "<thead><tr><th scope='col' style='text-align:left'>at the peak "
         f"({escape(memory.peak_moment)})</th><th scope='col'>GiB</th><td></td></tr>"
         f"</thead><tbody>{rows}</tbody><tfoot><tr><th scope='row' "
