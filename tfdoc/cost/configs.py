@@ -47,10 +47,7 @@ class Config:
 
 def read(config: object, architecture: object = None) -> Config:
     """Return what a config says, or raise with the key that says it wrongly."""
-    given = _mapping(config)
-    left_out: tuple[str, ...] = ()
-    if "text_config" in given:
-        given, left_out = _text_model(given)
+    given, left_out = contents(config)
     model_type = _model_type(given)
     table = model(model_type)
     if architecture is None:
@@ -60,6 +57,12 @@ def read(config: object, architecture: object = None) -> Config:
     used, neutral = _sorted_out(plain, table, model_type)
     values = _values(plain, table, head)
     return Config(model_type, head, values, used, neutral, left_out)
+
+
+def contents(config: object) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the keys of the text model, and the names of what lies around it."""
+    given = _mapping(config)
+    return _text_model(given) if "text_config" in given else (given, ())
 
 
 def _mapping(config: object) -> dict[str, Any]:
@@ -95,6 +98,8 @@ def _mapping(config: object) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not JSON: {error.msg} in line {error.lineno}; is it complete?"
         ) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(parsed, dict):
         raise TypeError(f"{path} must hold an object, got {type(parsed).__name__}")
     return parsed

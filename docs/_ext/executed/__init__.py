@@ -7,6 +7,7 @@ from sphinx.util.typing import ExtensionMetadata
 
 from . import (
     cards,
+    commands,
     figures,
     gallery,
     inventories,
@@ -18,6 +19,7 @@ from . import (
 
 PARTS = (
     cards,
+    commands,
     figures,
     gallery,
     inventories,
