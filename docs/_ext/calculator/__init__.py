@@ -1,0 +1,1 @@
+"""The calculator: its script made of Python formulas and tables, and its page."""
