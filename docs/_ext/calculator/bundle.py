@@ -15,7 +15,7 @@ from tfdoc.cost import formulas, tables
 from . import tracing
 
 HERE = Path(__file__).parent
-LEDGER = ("reading.js", "models.js", "config.js", "ledger.js")
+LEDGER = ("reading.js", "models.js", "config.js", "ledger.js", "estimates.js")
 
 
 def literal(value: Any) -> str:
@@ -47,3 +47,8 @@ def ledger_script() -> str:
     made = [tracing.script(tracing.traced(formulas)), table_script()]
     written = [(HERE / name).read_text(encoding="utf-8") for name in LEDGER]
     return "\n".join([*made, *written])
+
+
+def page_script() -> str:
+    """Return the script of the page."""
+    return "\n".join([ledger_script(), (HERE / "page.js").read_text(encoding="utf-8")])

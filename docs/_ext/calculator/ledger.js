@@ -182,7 +182,8 @@ const ledgers = (() => {
   }
 
   // What weights occupy, what a pass multiplies, what it leaves in the cache; see work.py.
-  function bytesOf(row, width, quant) {
+  function bytesOf(row, dtype, quant) {
+    const width = BYTES[dtype];
     if (quant === "none" || !row.quantisable) return formulas.plain_bytes(row.stored, width);
     const one =
       quant === "int8"
@@ -262,9 +263,9 @@ const ledgers = (() => {
     }
 
     bytes(dtype = "bf16", quant = "none") {
-      const width = BYTES[oneOf("dtype", dtype, Object.keys(BYTES))];
+      oneOf("dtype", dtype, Object.keys(BYTES));
       oneOf("quant", quant, ["none", "int8", "nf4"]);
-      return sum(this.rows.map((row) => bytesOf(row, width, quant)));
+      return sum(this.rows.map((row) => bytesOf(row, dtype, quant)));
     }
 
     lora(r, targets = "all-linear") {
@@ -310,5 +311,5 @@ const ledgers = (() => {
 
   const ledger = (config, architecture) => new Ledger(configs.read(config, architecture));
 
-  return { Ledger, ledger };
+  return { Ledger, bytesOf, ledger };
 })();

@@ -8,6 +8,7 @@ of the calculator, so neither can differ from what Python counts.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from string import ascii_lowercase
 from types import FunctionType, ModuleType
@@ -113,9 +114,11 @@ def script(formulas: Sequence[Formula]) -> str:
             f"      {whole(value)},",
         ]
     body = "\n".join(lines)
+    names = {name: list(map(word, symbols)) for name, _, symbols, _ in formulas}
     return (
         "// Made of tfdoc/cost/formulas.py by docs/_ext/calculator: not to be edited.\n"
         f"const formulas = (() => {{\n{HELPERS}  return {{\n{body}\n  }};\n}})();\n"
+        f"const signatures = {json.dumps(names, indent=2)};\n"
     )
 
 
