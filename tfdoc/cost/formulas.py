@@ -52,7 +52,7 @@ def adapter(rank: int, inputs: int, outputs: int) -> int:
 
 def window_kept(tokens: int, window: int) -> int:
     """Return the tokens whose keys a sliding layer keeps: what the next token will see."""
-    return min(tokens, window - 1)
+    return min(tokens, max(window - 1, 0))
 
 
 def cached_numbers(

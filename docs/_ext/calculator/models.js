@@ -1,5 +1,5 @@
 // The table of model types: its inheritance, its expressions, its conditions, as in
-// tfdoc/cost/tables.py. Needs tables.js.
+// tfdoc/cost/tables.py. Needs tables.js and formulas.js.
 const models = (() => {
   "use strict";
   const MERGED = ["keys", "let", "aliases", "aliased", "heads", "prefixes", "only", "ties"];
@@ -42,7 +42,7 @@ const models = (() => {
     return full;
   }
 
-  const number = (name, values) => (/^\d+$/.test(name) ? BigInt(name) : BigInt(values[name]));
+  const number = (name, values) => (/^-?\d+$/.test(name) ? BigInt(name) : BigInt(values[name]));
 
   // The value of a sum of products, or of the first one that holds.
   function evaluate(expression, values) {
@@ -56,7 +56,7 @@ const models = (() => {
       for (const factor of term.split("*")) {
         const [top, bottom] = factor.split(/\/+/);
         product *= number(top, values);
-        if (bottom) product /= number(bottom, values);
+        if (bottom) product = integers.floor(product, number(bottom, values));
       }
       total += product;
     }

@@ -15,9 +15,9 @@
     return `${commas(units.slice(0, -digits))}.${units.slice(-digits)}`;
   };
   const gib = (bytes) => `${rounded(bytes, 2n ** 30n, 2)} GiB`;
-  const SHORT = [["", 0n], ["thousand", 3n], ["million", 6n], ["billion", 9n], ["trillion", 12n]];
+  const SHORT = [["", 0n], ["thousand", 3n], ["million", 6n], ["billion", 9n], ["trillion", 12n], ["quadrillion", 15n]];
   const about = (number) => {
-    const power = Math.min(4, Math.floor((String(number).length - 1) / 3));
+    const power = Math.min(5, Math.floor((String(number).length - 1) / 3));
     const [word, digits] = SHORT[power];
     return power ? `${rounded(number, 10n ** digits, 2)} ${word}` : "";
   };
@@ -144,11 +144,11 @@
     const share = (bytes) => `${rounded(100n * bytes, need, 1)} %`;
     fill("memory", [
       ...kinds.map(([kind, bytes]) => {
-        const made = line([KINDS[kind], commas(bytes), gib(bytes), share(bytes)]);
+        const made = line([KINDS[kind], gib(bytes), share(bytes), commas(bytes)]);
         made.firstChild.prepend(element("span", "", { className: `swatch kind-${kind}` }));
         return made;
       }),
-      line(["together", commas(need), gib(need), share(need)]),
+      line(["together", gib(need), share(need), commas(need)]),
     ]);
     const numbers = [
       ["parameters", book.total],
@@ -157,7 +157,7 @@
       ...(trainable === null ? [] : [["trained by LoRA", trainable]]),
       ["operations of a forward pass", flops],
     ];
-    fill("numbers", numbers.map(([of, n]) => line([of, commas(n), about(n)])));
+    fill("numbers", numbers.map(([of, n]) => line([of, about(n), commas(n)])));
     fill("rows", book.rows.map((row, i) => {
       const { name, shape, copies, tied, stored } = row;
       const place = tied ? `tied to ${tied}` : commas(stored);
@@ -204,18 +204,20 @@
       shown.add(name);
       const of = document.getElementById(`formula-${name}`);
       const math = of.querySelector("math").cloneNode(true);
-      const names = signatures[name];
+      const sign = (kind, text) => {
+        const made = document.createElementNS(math.namespaceURI, kind);
+        made.textContent = text;
+        return made;
+      };
       for (const word of math.querySelectorAll("mi")) {
-        const i = names.indexOf(word.textContent);
-        if (i < 0) continue;
-        const number = document.createElementNS(word.namespaceURI, "mn");
-        number.textContent = commas(given[i]);
-        word.replaceWith(number);
+        const i = signatures[name].indexOf(word.textContent);
+        if (i >= 0) word.replaceWith(sign("mn", commas(given[i])));
       }
+      math.append(sign("mo", "="), sign("mn", commas(value)));
       const again = times.get(name) > 1 ? ` (the first of ${times.get(name)} times)` : "";
       const words = of.querySelector("p").textContent.replace(/\.$/, "");
       made.push(element("p", `${words}${again}:`));
-      made.push(element("div", [math, ` = ${commas(value)}`], { className: "math" }));
+      made.push(element("div", math, { className: "math-wrapper" }));
     }
     fill("steps", made);
   }

@@ -114,7 +114,9 @@ def load(
     doctree: nodes.document | None,
 ) -> None:
     """Ask for script and style on the page of the calculator alone."""
-    if doctree and any('id="calc-form"' in raw.astext() for raw in doctree.findall(nodes.raw)):
+    if doctree and any(
+        'id="calc-form"' in raw.astext() for raw in doctree.findall(nodes.raw)
+    ):
         app.add_css_file(STYLE)
         app.add_js_file(SCRIPT, loading_method="defer")
 

@@ -18,9 +18,12 @@ import sympy  # type: ignore[import-untyped]
 
 # BigInt divides towards zero, Python downwards; Math.min takes no BigInt.
 HELPERS = """\
-  const floor = (a, b) => (a - (((a % b) + b) % b)) / b;
-  const min = (...all) => all.reduce((a, b) => (b < a ? b : a));
-  const max = (...all) => all.reduce((a, b) => (b > a ? b : a));
+const integers = {
+  floor: (a, b) => (a - (((a % b) + b) % b)) / b,
+  min: (...all) => all.reduce((a, b) => (b < a ? b : a)),
+  max: (...all) => all.reduce((a, b) => (b > a ? b : a)),
+};
+const formulas = (({ floor, min, max }) => ({
 """
 
 
@@ -106,20 +109,19 @@ def script(formulas: Sequence[Formula]) -> str:
     ValueError
         If a formula leaves the whole numbers.
     """
-    lines = []
+    lines = [
+        "// Made of tfdoc/cost/formulas.py by docs/_ext/calculator: not to be edited."
+    ]
+    lines.append(HELPERS.rstrip())
     for name, meaning, arguments, value in formulas:
         lines += [
-            f"    // {meaning}",
-            f"    {name}: ({', '.join(map(word, arguments))}) =>",
-            f"      {whole(value)},",
+            f"  // {meaning}",
+            f"  {name}: ({', '.join(map(word, arguments))}) =>",
+            f"    {whole(value)},",
         ]
-    body = "\n".join(lines)
     names = {name: list(map(word, symbols)) for name, _, symbols, _ in formulas}
-    return (
-        "// Made of tfdoc/cost/formulas.py by docs/_ext/calculator: not to be edited.\n"
-        f"const formulas = (() => {{\n{HELPERS}  return {{\n{body}\n  }};\n}})();\n"
-        f"const signatures = {json.dumps(names, indent=2)};\n"
-    )
+    lines += ["}))(integers);", f"const signatures = {json.dumps(names)};", ""]
+    return "\n".join(lines)
 
 
 def latex(formula: Formula) -> str:
