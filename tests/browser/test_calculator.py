@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tfdoc import ledger, preset_names
+from tfdoc import ledger, preset, preset_names
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -86,3 +87,124 @@ def test_hundreds_of_settings_to_the_byte(calculator: Page) -> None:
     choices = [drawn(rng) for _ in range(SETTINGS)]
     for choice, found in zip(choices, calculator.evaluate(ASK, choices), strict=True):
         assert found == texts(counted(choice)), choice
+
+
+def drive(page: Page, choice: dict[str, Any]) -> None:
+    """Make a choice by the controls that a reader sees."""
+    for name in ("config", "dtype", "quant", "kv_dtype", "logits", "tuning"):
+        page.locator(f"#calc-{name}").select_option(choice[name])
+    for name in ("batch", "seq"):
+        page.locator(f"#calc-{name}").fill(choice[name])
+    if choice["tuning"] == "lora":
+        page.locator("#calc-r").fill(choice["r"])
+        page.locator("#calc-targets").select_option(choice["targets"])
+    page.locator("#calc-gpu").select_option("")
+    page.locator("#calc-size").fill(choice["gpu"])
+
+
+def shown(page: Page) -> dict[str, str]:
+    """Return the exact numbers of both tables by their names."""
+    rows = page.locator("#calc-memory tr, #calc-numbers tr")
+    return {
+        row.locator("th").inner_text(): row.locator("td").last.inner_text()
+        for row in rows.all()
+    }
+
+
+def expected(choice: dict[str, Any]) -> dict[str, str]:
+    found = counted(choice)
+    named = {
+        "weights": found["memory"]["weights"],
+        "key and value cache": found["memory"]["kv_cache"],
+        "together": found["need"],
+        "parameters": found["total"],
+        "of them active for a token": found["active"] % found["total"],
+        "of them in embeddings": found["embedding"],
+        "trained by LoRA": found["trainable"],
+        "operations of a forward pass": found["flops"],
+    }
+    return {name: f"{number:,}" for name, number in named.items() if number}
+
+
+def test_a_dozen_choices_by_the_controls(calculator: Page) -> None:
+    rng = random.Random("by hand")  # noqa: S311
+    for _ in range(12):
+        choice = drawn(rng)
+        drive(calculator, choice)
+        assert shown(calculator) == expected(choice), choice
+        link = calculator.locator("#calc-link").get_attribute("href")
+        assert link
+        assert calculator.url.endswith(link)
+
+
+def test_a_link_carries_the_choice(calculator: Page) -> None:
+    rng = random.Random("link")  # noqa: S311
+    choice = drawn(rng) | {"config": "qwen3-30b-a3b", "tuning": "lora"}
+    drive(calculator, choice)
+    there = calculator.url
+    calculator.goto("about:blank")
+    calculator.goto(there)
+    assert shown(calculator) == expected(choice)
+    assert calculator.locator("#calc-config").input_value() == "qwen3-30b-a3b"
+    calculator.evaluate("location.hash = '#config=gpt2'")
+    calculator.wait_for_function(
+        "document.querySelector('#calc-config').value === 'gpt2'"
+    )
+    assert (
+        calculator.locator("#calc-verdict").inner_text().startswith("GPT2LMHeadModel")
+    )
+
+
+def test_a_link_to_what_is_not_here_says_so(calculator: Page) -> None:
+    calculator.evaluate("location.hash = '#config=gpt5&colour=red&batch=2'")
+    verdict = calculator.locator("#calc-verdict.refused")
+    assert "config=gpt5, colour=red" in verdict.inner_text()
+    calculator.locator("#calc-batch").fill("3")
+    assert verdict.count() == 0
+
+
+def test_a_config_is_pasted(calculator: Page) -> None:
+    config = preset("olmoe-1b-7b") | {"num_hidden_layers": 3}
+    calculator.locator("#calc-config").select_option("")
+    calculator.locator("#calc-pasted").fill(json.dumps(config, indent=2))
+    assert shown(calculator)["parameters"] == f"{ledger(config).total:,}"
+    calculator.locator("#calc-architecture").select_option("OlmoeModel")
+    assert shown(calculator)["parameters"] == f"{ledger(config, 'OlmoeModel').total:,}"
+    there = calculator.url
+    calculator.goto("about:blank")
+    calculator.goto(there)
+    assert shown(calculator)["parameters"] == f"{ledger(config, 'OlmoeModel').total:,}"
+    calculator.locator("#calc-pasted").fill('{"model_type": "olmoe", "hiden_size": 1}')
+    verdict = calculator.locator("#calc-verdict.refused").inner_text()
+    assert verdict.endswith("for model_type='olmoe'; did you mean 'hidden_size'?")
+    assert not calculator.locator("#calc-found").is_visible()
+
+
+def test_the_keyboard_alone_will_do(calculator: Page) -> None:
+    calculator.locator("#calc-config").focus()
+    calculator.keyboard.type("gpt2-xl")
+    calculator.keyboard.press("Tab")
+    calculator.keyboard.press("Tab")
+    assert calculator.locator(":focus").get_attribute("name") == "batch"
+    calculator.keyboard.press("Control+a")
+    calculator.keyboard.type("7")
+    assert calculator.locator("#calc-config").input_value() == "gpt2-xl"
+    cache = ledger("gpt2-xl").kv_cache(7, 8192)
+    assert shown(calculator)["key and value cache"] == f"{cache:,}"
+
+
+def test_formulas_are_filled_in(calculator: Page) -> None:
+    calculator.locator("#calc-results summary").first.click()
+    steps = calculator.locator("#calc-steps math").all_text_contents()
+    flat = ["".join(step.split()) for step in steps]
+    assert "1⋅536,870,912⋅2=1,073,741,824" in flat
+
+
+def test_without_javascript_there_is_a_table(browser: Browser, site: Path) -> None:
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto((site / "calculator.html").as_uri())
+        assert page.locator("#calc-off").is_visible()
+        assert not page.locator("#calc-form").is_visible()
+        row = page.locator("table.glance tr", has_text="llama-3-8b")
+        assert row.locator("td").nth(1).inner_text() == "8,030.3"

@@ -21,7 +21,8 @@ function attempt(act) {
 function answer({ config, architecture, asks }) {
   return attempt(() => {
     const book = ledgers.ledger(config, architecture ?? undefined);
-    const { total, active, embedding, byComponent, rows, used, neutral, leftOut } = book;
+    const { total, active, embedding, byComponent, rows, used, neutral, leftOut } =
+      book;
     return {
       architecture: book.architecture,
       total,
@@ -32,8 +33,18 @@ function answer({ config, architecture, asks }) {
       neutral,
       leftOut,
       rows: rows.map((row) => [
-        row.component, row.stack, row.name, row.shape, row.tied, row.lora, row.matmul,
-        row.copies, row.runs, row.side, row.per, row.quantisable,
+        row.component,
+        row.stack,
+        row.name,
+        row.shape,
+        row.tied,
+        row.lora,
+        row.matmul,
+        row.copies,
+        row.runs,
+        row.side,
+        row.per,
+        row.quantisable,
       ]),
       asks: asks.map(([method, ...rest]) => attempt(() => book[method](...rest))),
     };

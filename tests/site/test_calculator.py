@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sympy  # type: ignore[import-untyped]
-from calculator import bundle, tracing
+from calculator import bundle, page, tracing
 from docutils.utils.math.latex2mathml import tex2mathml
 
 from tests.browser.conftest import missing
@@ -252,3 +252,9 @@ def test_a_formula_that_leaves_the_whole_numbers_is_refused() -> None:
 
 def test_two_bundles_are_the_same_bytes() -> None:
     assert bundle.ledger_script() == bundle.ledger_script()
+
+
+def test_every_preset_is_offered_once() -> None:
+    offered = [name for _, names in page.families() for name in names]
+    assert offered == list(preset_names())
+    assert {page.FIRST, *page.GLANCE} <= set(offered)

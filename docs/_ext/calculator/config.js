@@ -2,7 +2,8 @@
 // tfdoc/cost/configs.py. Needs tables.js, reading.js and models.js.
 const configs = (() => {
   "use strict";
-  const { count, divides, flag, near, parse, positive, refuse, repr, same, typeOf } = reading;
+  const { count, divides, flag, near, parse, positive, refuse, repr, same, typeOf } =
+    reading;
   const MOST = 10n ** 9n; // of any width or number of entries
   const MOST_LAYERS = 10n ** 5n;
   const ATTENTION = ["full_attention", "sliding_attention", "chunked_attention"];
@@ -32,7 +33,9 @@ const configs = (() => {
     const name = config.trim().toLowerCase();
     if (has(tables.presets, name)) return new Map(Object.entries(tables.presets[name]));
     if (/^[a-z]/.test(name)) {
-      refuse(`config=${repr(config)} is no preset${near(name, Object.keys(tables.presets))}`);
+      refuse(
+        `config=${repr(config)} is no preset${near(name, Object.keys(tables.presets))}`,
+      );
     }
     const given = parse(config);
     if (given instanceof Map) return given;
@@ -41,7 +44,8 @@ const configs = (() => {
 
   function textModel(given) {
     const inner = given.get("text_config");
-    if (!(inner instanceof Map)) refuse(`text_config must be an object, got ${repr(inner)}`);
+    if (!(inner instanceof Map))
+      refuse(`text_config must be an object, got ${repr(inner)}`);
     const text = new Map(inner);
     text.delete("architectures");
     const tied = "tie_word_embeddings";
@@ -57,7 +61,8 @@ const configs = (() => {
       );
     }
     const name = given.get("model_type");
-    if (typeof name !== "string") refuse(`model_type must be a string, got ${repr(name)}`);
+    if (typeof name !== "string")
+      refuse(`model_type must be a string, got ${repr(name)}`);
     const types = Object.keys(tables.models.types);
     if (!types.includes(name)) {
       const hint = near(name, types) || `; known are ${types.sort().join(", ")}`;
@@ -77,7 +82,8 @@ const configs = (() => {
   }
 
   function headOf(name, table, modelType) {
-    if (typeof name !== "string") refuse(`architecture must be a string, got ${repr(name)}`);
+    if (typeof name !== "string")
+      refuse(`architecture must be a string, got ${repr(name)}`);
     const stem = table.class;
     const full = name.toLowerCase().startsWith(stem.toLowerCase());
     const suffix = full ? name.slice(stem.length) : name;
@@ -109,7 +115,8 @@ const configs = (() => {
     const named = plain.get("id2label") ?? null;
     plain.delete("id2label");
     if (named !== null) {
-      if (!(named instanceof Map)) refuse(`id2label must be an object, got ${repr(named)}`);
+      if (!(named instanceof Map))
+        refuse(`id2label must be an object, got ${repr(named)}`);
       const size = BigInt(named.size);
       if (!plain.has("num_labels")) plain.set("num_labels", size);
       const labels = plain.get("num_labels");
@@ -138,7 +145,9 @@ const configs = (() => {
         const sizes = [table.keys, table.aliases, table.only].flatMap(Object.keys);
         const hint = near(key, new Set(sizes)) || near(key, table.neutral);
         const fix = hint || "; remove it if it changes no size";
-        refuse(`${key}=${repr(value)} is not known for model_type=${repr(modelType)}${fix}`);
+        refuse(
+          `${key}=${repr(value)} is not known for model_type=${repr(modelType)}${fix}`,
+        );
       }
     }
     return neutral;

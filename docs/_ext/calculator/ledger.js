@@ -139,7 +139,9 @@ const ledgers = (() => {
     if (targets === "all-linear") {
       const renamed = ({ kind, name }) =>
         (kind === "linear" || kind === "conv1d") && leafOf(moduleOf({ name })) in FUSED;
-      return able.filter((row) => !(fused && renamed(row))).map((row) => [row, ranks(row)]);
+      return able
+        .filter((row) => !(fused && renamed(row)))
+        .map((row) => [row, ranks(row)]);
     }
     const names = targets.split(",");
     const found = new Map();
@@ -169,7 +171,10 @@ const ledgers = (() => {
   }
 
   function both(leaves) {
-    for (const pair of [["gate_proj", "up_proj"], ["w1", "w3"]]) {
+    for (const pair of [
+      ["gate_proj", "up_proj"],
+      ["w1", "w3"],
+    ]) {
       const there = pair.filter((leaf) => leaves.includes(leaf));
       if (there.length === 1) {
         const [missing] = pair.filter((leaf) => !leaves.includes(leaf));
@@ -184,7 +189,8 @@ const ledgers = (() => {
   // What weights occupy, what a pass multiplies, what it leaves in the cache; see work.py.
   function bytesOf(row, dtype, quant) {
     const width = BYTES[dtype];
-    if (quant === "none" || !row.quantisable) return formulas.plain_bytes(row.stored, width);
+    if (quant === "none" || !row.quantisable)
+      return formulas.plain_bytes(row.stored, width);
     const one =
       quant === "int8"
         ? formulas.int8_bytes(row.size, row.matmul[0])
@@ -254,7 +260,8 @@ const ledgers = (() => {
       this.rows = rowsOf(config);
       this.byComponent = {};
       for (const { component, stored } of this.rows) {
-        if (stored) this.byComponent[component] = (this.byComponent[component] ?? 0n) + stored;
+        if (stored)
+          this.byComponent[component] = (this.byComponent[component] ?? 0n) + stored;
       }
       this.total = sum(Object.values(this.byComponent));
       this.embedding = sum(EMBEDDINGS.map((name) => this.byComponent[name] ?? 0n));
@@ -272,14 +279,20 @@ const ledgers = (() => {
       positive("r", r);
       const pairs = adapted(this.rows, targets, this.architecture);
       return sum(
-        pairs.map(([row, times]) => formulas.adapter(r * times, ...row.matmul) * row.copies),
+        pairs.map(
+          ([row, times]) => formulas.adapter(r * times, ...row.matmul) * row.copies,
+        ),
       );
     }
 
     kvCache(batch, seq, dtype = "bf16", source = null) {
       const width = BYTES[oneOf("dtype", dtype, Object.keys(BYTES))];
       const reads = this.sizes(batch, seq, source);
-      return formulas.cache_bytes(batch, cached(this.table, this.values, seq, reads), width);
+      return formulas.cache_bytes(
+        batch,
+        cached(this.table, this.values, seq, reads),
+        width,
+      );
     }
 
     flops(batch, seq, source = null, logits = "all") {
@@ -309,7 +322,8 @@ const ledgers = (() => {
     }
   }
 
-  const ledger = (config, architecture) => new Ledger(configs.read(config, architecture));
+  const ledger = (config, architecture) =>
+    new Ledger(configs.read(config, architecture));
 
   return { Ledger, bytesOf, ledger };
 })();

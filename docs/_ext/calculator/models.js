@@ -2,7 +2,16 @@
 // tfdoc/cost/tables.py. Needs tables.js and formulas.js.
 const models = (() => {
   "use strict";
-  const MERGED = ["keys", "let", "aliases", "aliased", "heads", "prefixes", "only", "ties"];
+  const MERGED = [
+    "keys",
+    "let",
+    "aliases",
+    "aliased",
+    "heads",
+    "prefixes",
+    "only",
+    "ties",
+  ];
   const table = tables.models;
   const COMMON = new Set(table.neutral);
   const known = new Map();
@@ -42,7 +51,8 @@ const models = (() => {
     return full;
   }
 
-  const number = (name, values) => (/^-?\d+$/.test(name) ? BigInt(name) : BigInt(values[name]));
+  const number = (name, values) =>
+    /^-?\d+$/.test(name) ? BigInt(name) : BigInt(values[name]);
 
   // The value of a sum of products, or of the first one that holds.
   function evaluate(expression, values) {
@@ -70,7 +80,8 @@ const models = (() => {
     return (condition ? condition.split("&") : []).every((part) => {
       const [name, other] = part.replace(/^!+/, "").split("=");
       const value = other
-        ? !Array.isArray(values[name]) && number(name, values) === evaluate(other, values)
+        ? !Array.isArray(values[name]) &&
+          number(name, values) === evaluate(other, values)
         : truth(values[name]);
       return value !== part.startsWith("!");
     });
@@ -94,9 +105,9 @@ const models = (() => {
   // The layers that the first rule which applies picks.
   function layersWhere(rules, values, number) {
     const [, verb, ...symbols] = rules.find(([c]) => holds(c, values)) ?? ["", "none"];
-    const at = symbols.map((name) => values[name]).map((value) =>
-      Array.isArray(value) ? value.map(whole) : whole(value),
-    );
+    const at = symbols
+      .map((name) => values[name])
+      .map((value) => (Array.isArray(value) ? value.map(whole) : whole(value)));
     return range(0, number).filter((i) => VERBS[verb](i, ...at));
   }
 

@@ -11,11 +11,21 @@
   const commas = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
   const rounded = (number, unit, digits) => {
     const scale = 10n ** BigInt(digits);
-    const units = String((2n * number * scale + unit) / (2n * unit)).padStart(digits + 1, "0");
+    const units = String((2n * number * scale + unit) / (2n * unit)).padStart(
+      digits + 1,
+      "0",
+    );
     return `${commas(units.slice(0, -digits))}.${units.slice(-digits)}`;
   };
   const gib = (bytes) => `${rounded(bytes, 2n ** 30n, 2)} GiB`;
-  const SHORT = [["", 0n], ["thousand", 3n], ["million", 6n], ["billion", 9n], ["trillion", 12n], ["quadrillion", 15n]];
+  const SHORT = [
+    ["", 0n],
+    ["thousand", 3n],
+    ["million", 6n],
+    ["billion", 9n],
+    ["trillion", 12n],
+    ["quadrillion", 15n],
+  ];
   const about = (number) => {
     const power = Math.min(5, Math.floor((String(number).length - 1) / 3));
     const [word, digits] = SHORT[power];
@@ -38,7 +48,10 @@
   // The form: what is shown depends on what is chosen.
   const first = (field) =>
     field.localName === "select"
-      ? ([...field.options].find((option) => option.defaultSelected) ?? field.options[0]).value
+      ? (
+          [...field.options].find((option) => option.defaultSelected) ??
+          field.options[0]
+        ).value
       : field.defaultValue;
 
   function show() {
@@ -63,7 +76,9 @@
   }
 
   function choice() {
-    const chosen = Object.fromEntries(controls.map((field) => [field.name, field.value]));
+    const chosen = Object.fromEntries(
+      controls.map((field) => [field.name, field.value]),
+    );
     return {
       ...chosen,
       config: chosen.config || chosen.pasted,
@@ -86,8 +101,11 @@
   function restore() {
     const wanted = new URLSearchParams(location.hash.slice(1));
     if (location.hash.length > 1 && !location.hash.includes("=")) return;
-    unknown = [...wanted].filter(([name, value]) => !set(name, value)).map((pair) => pair.join("="));
-    for (const field of controls) if (!wanted.has(field.name)) field.value = first(field);
+    unknown = [...wanted]
+      .filter(([name, value]) => !set(name, value))
+      .map((pair) => pair.join("="));
+    for (const field of controls)
+      if (!wanted.has(field.name)) field.value = first(field);
     update();
   }
 
@@ -96,7 +114,9 @@
     if (!field) return false;
     if (name === "architecture" && value) field.append(new Option(value, value));
     field.value = value;
-    return field.value === value;
+    const known = field.value === value;
+    if (!known) field.value = first(field);
+    return known;
   }
 
   // The results.
@@ -121,7 +141,8 @@
     show();
     let found;
     try {
-      if (unknown.length) reading.refuse(`the link asks for what is not here: ${unknown}`);
+      if (unknown.length)
+        reading.refuse(`the link asks for what is not here: ${unknown.join(", ")}`);
       const [result, calls] = watched(() => estimates.estimate(choice()));
       offerHeads(result.book);
       found = true;
@@ -145,24 +166,40 @@
     fill("memory", [
       ...kinds.map(([kind, bytes]) => {
         const made = line([KINDS[kind], gib(bytes), share(bytes), commas(bytes)]);
-        made.firstChild.prepend(element("span", "", { className: `swatch kind-${kind}` }));
+        made.firstChild.prepend(
+          element("span", "", { className: `swatch kind-${kind}` }),
+        );
         return made;
       }),
       line(["together", gib(need), share(need), commas(need)]),
     ]);
     const numbers = [
       ["parameters", book.total],
-      ...(book.active === book.total ? [] : [["of them active for a token", book.active]]),
+      ...(book.active === book.total
+        ? []
+        : [["of them active for a token", book.active]]),
       ["of them in embeddings", book.embedding],
       ...(trainable === null ? [] : [["trained by LoRA", trainable]]),
       ["operations of a forward pass", flops],
     ];
-    fill("numbers", numbers.map(([of, n]) => line([of, about(n), commas(n)])));
-    fill("rows", book.rows.map((row, i) => {
-      const { name, shape, copies, tied, stored } = row;
-      const place = tied ? `tied to ${tied}` : commas(stored);
-      return line([name, shape.map(commas).join(" × "), commas(copies), place, commas(sizes[i])]);
-    }));
+    fill(
+      "numbers",
+      numbers.map(([of, n]) => line([of, about(n), commas(n)])),
+    );
+    fill(
+      "rows",
+      book.rows.map((row, i) => {
+        const { name, shape, copies, tied, stored } = row;
+        const place = tied ? `tied to ${tied}` : commas(stored);
+        return line([
+          name,
+          shape.map(commas).join(" × "),
+          commas(copies),
+          place,
+          commas(sizes[i]),
+        ]);
+      }),
+    );
     steps(calls);
   }
 
@@ -214,7 +251,8 @@
         if (i >= 0) word.replaceWith(sign("mn", commas(given[i])));
       }
       math.append(sign("mo", "="), sign("mn", commas(value)));
-      const again = times.get(name) > 1 ? ` (the first of ${times.get(name)} times)` : "";
+      const again =
+        times.get(name) > 1 ? ` (the first of ${times.get(name)} times)` : "";
       const words = of.querySelector("p").textContent.replace(/\.$/, "");
       made.push(element("p", `${words}${again}:`));
       made.push(element("div", math, { className: "math-wrapper" }));

@@ -15,7 +15,11 @@ const reading = (() => {
   const STRING = /"[^"\\]*(?:\\.[^"\\]*)*"/sy;
   const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
   const WORD = /true|false|null|NaN|-?Infinity/y;
-  const WORDS = new Map([["true", true], ["false", false], ["null", null]]);
+  const WORDS = new Map([
+    ["true", true],
+    ["false", false],
+    ["null", null],
+  ]);
 
   function parse(text) {
     if (text.length > LARGEST) refuse(`the config is larger than ${LARGEST} bytes`);
@@ -107,7 +111,8 @@ const reading = (() => {
   }
 
   function floating(value) {
-    if (!Number.isFinite(value)) return String(value).slice(0, -5).toLowerCase() || "nan";
+    if (!Number.isFinite(value))
+      return String(value).slice(0, -5).toLowerCase() || "nan";
     const [digits, power] = value.toExponential().split("e");
     if (power < -4 || power >= 16) {
       return `${digits}e${power[0]}${power.slice(1).padStart(2, "0")}`;
@@ -119,7 +124,9 @@ const reading = (() => {
     if (value === null) return "NoneType";
     if (Array.isArray(value)) return "list";
     if (value instanceof Map) return "dict";
-    return { boolean: "bool", bigint: "int", number: "float", string: "str" }[typeof value];
+    return { boolean: "bool", bigint: "int", number: "float", string: "str" }[
+      typeof value
+    ];
   }
 
   // Python's ==, in which True is 1 and 1 is 1.0.
@@ -128,7 +135,9 @@ const reading = (() => {
       return a.length === b.length && a.every((item, i) => same(item, b[i]));
     }
     if (a instanceof Map && b instanceof Map) {
-      return a.size === b.size && [...a].every(([k, v]) => b.has(k) && same(v, b.get(k)));
+      return (
+        a.size === b.size && [...a].every(([k, v]) => b.has(k) && same(v, b.get(k)))
+      );
     }
     const numbers = ["boolean", "bigint", "number"];
     return numbers.includes(typeof a) && numbers.includes(typeof b) ? a == b : a === b;
@@ -137,7 +146,9 @@ const reading = (() => {
   // Checks of numbers.
   function flag(name, value) {
     if (typeof value === "boolean") return value;
-    return refuse(`${name} must be True or False, got ${repr(value)} (${typeOf(value)})`);
+    return refuse(
+      `${name} must be True or False, got ${repr(value)} (${typeOf(value)})`,
+    );
   }
 
   function whole(name, value, what, least) {
@@ -175,7 +186,10 @@ const reading = (() => {
   // '; did you mean ...' with the nearest names, as difflib finds them.
   function near(name, names) {
     const found = [...names]
-      .map((other) => [(2 * matching(other, name)) / (other.length + name.length), other])
+      .map((other) => [
+        (2 * matching(other, name)) / (other.length + name.length),
+        other,
+      ])
       .filter(([ratio]) => ratio >= 0.7)
       .sort(([r, a], [s, b]) => s - r || (a < b ? 1 : -1))
       .slice(0, 2);
@@ -202,6 +216,17 @@ const reading = (() => {
   }
 
   return {
-    Refused, count, divides, flag, near, oneOf, parse, positive, refuse, repr, same, typeOf,
+    Refused,
+    count,
+    divides,
+    flag,
+    near,
+    oneOf,
+    parse,
+    positive,
+    refuse,
+    repr,
+    same,
+    typeOf,
   };
 })();
