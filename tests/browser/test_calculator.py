@@ -12,8 +12,10 @@ import pytest
 
 from tfdoc import ledger, preset, preset_names
 
+from .checker import serve
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 SETTINGS = 600
 ASK = """cases => cases.map((choice) => {
@@ -198,6 +200,30 @@ def test_formulas_are_filled_in(calculator: Page) -> None:
     steps = calculator.locator("#calc-steps math").all_text_contents()
     flat = ["".join(step.split()) for step in steps]
     assert "1⋅536,870,912⋅2=1,073,741,824" in flat
+
+
+def test_a_strict_policy_changes_nothing(browser: Browser, site: Path) -> None:
+    """No inline handler or style and no eval; furo's own inline script is not ours."""
+
+    def strict(route: Route) -> None:
+        answer = route.fetch()
+        policy = {"content-security-policy": "default-src 'self'"}
+        route.fulfill(response=answer, headers={**answer.headers, **policy})
+
+    allowed = ["clipboard-read", "clipboard-write"]
+    with serve(site) as address, browser.new_context(permissions=allowed) as context:
+        page = context.new_page()
+        page.route("**/calculator.html", strict)
+        page.goto(f"{address}calculator.html")
+        page.locator("#calc-config").select_option("gpt2")
+        assert page.locator("#calc-verdict").inner_text().startswith("GPT2LMHeadModel")
+        width = page.locator("#calc-bar .part").first.evaluate(
+            "part => part.style.width"
+        )
+        assert width.endswith("%")
+        page.locator("#calc-copy").click()
+        page.locator("#calc-copied", has_text="Copied.").wait_for()
+        assert page.evaluate("navigator.clipboard.readText()") == page.url
 
 
 def test_without_javascript_there_is_a_table(browser: Browser, site: Path) -> None:

@@ -272,8 +272,12 @@
   });
   window.addEventListener("hashchange", restore);
   at("copy").addEventListener("click", async () => {
-    await navigator.clipboard.writeText(at("link").href);
-    at("copied").textContent = "Copied.";
+    try {
+      await navigator.clipboard.writeText(at("link").href);
+      at("copied").textContent = "Copied.";
+    } catch {
+      at("copied").textContent = "The browser does not allow it: copy the address.";
+    }
   });
   if (!navigator.clipboard) at("copy").hidden = true;
   restore();
