@@ -30,6 +30,7 @@ extensions = [
     "sphinx_sitemap",
     "sphinxext.opengraph",
     "executed",
+    "calculator",
     "front",
 ]
 nitpicky = True

@@ -69,7 +69,8 @@ def divides(name: str, part: int, whole_name: str, whole: int) -> None:
     """Refuse a `part` that does not divide the `whole`; name the nearest that do."""
     if whole % part == 0:
         return
-    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+    small = [n for n in range(1, math.isqrt(whole) + 1) if whole % n == 0]
+    divisors = sorted({*small, *(whole // n for n in small)})
     near = [n for n in divisors if n < part][-1:] + [n for n in divisors if n > part][
         :1
     ]

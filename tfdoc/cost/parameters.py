@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict, Unpack
 
 from tfdoc._checks import count, divides, flag, positive_int
+from tfdoc.cost.formulas import linear
 
 __all__ = ["count_params", "estimate_params"]
 
@@ -103,8 +104,10 @@ def count_params(  # noqa: PLR0913  # the numbers of a model's table
         flag(name, given)
 
     up = 2 if gated else 1  # matrices into the hidden width
-    attention = 2 * D * H * d + 2 * D * G * d + bias * (H * d + 2 * G * d + D)
-    feedforward = (up + 1) * D * F + bias * (up * F + D)
+    attention = (
+        linear(D, H * d, bias) + 2 * linear(D, G * d, bias) + linear(H * d, D, bias)
+    )
+    feedforward = up * linear(D, F, bias) + linear(F, D, bias)
     norm = (1 + bias) * D
     return {
         "embedding": V * D,

@@ -12,6 +12,7 @@ from tfdoc._checks import positive_int
 from tfdoc.cost.adapters import adapted
 from tfdoc.cost.configs import Config, read
 from tfdoc.cost.entries import Entry, rows_of, unfold
+from tfdoc.cost.formulas import active, adapter, cache_bytes, operations
 from tfdoc.cost.tables import model
 from tfdoc.cost.work import attention, cached, multiplications, stacks_of, stored
 
@@ -88,9 +89,8 @@ class Ledger:
     def active(self) -> int:
         """Parameters one token passes through, of a mixture only the experts it is sent to."""
         experts = self.by_component.get("moe_experts", 0)
-        of: int = self._config.values["E"]
-        idle: int = of - self._config.values["K"]
-        return self.total - experts // of * idle
+        values = self._config.values
+        return active(self.total, experts, values["E"], values["K"])
 
     @cached_property
     def by_layer(self) -> dict[tuple[str, int], dict[str, int]]:
@@ -156,9 +156,10 @@ class Ledger:
         (4194304, 4194304, 19988480)
         """
         r = positive_int("r", r)
-        return r * sum(
-            ranks * sum(row.matmul or ()) * row.copies
+        return sum(
+            adapter(r * ranks, *row.matmul) * row.copies
             for row, ranks in adapted(self._rows, targets, self.architecture)
+            if row.matmul is not None
         )
 
     def kv_cache(
@@ -194,7 +195,8 @@ class Ledger:
         """
         width = BYTES[_one_of("dtype", dtype, tuple(BYTES))]
         batch, seq, source = self._sizes(batch, seq, source)
-        return batch * width * cached(self._table, self._config.values, seq, source)
+        numbers = cached(self._table, self._config.values, seq, source)
+        return cache_bytes(batch, numbers, width)
 
     def flops(
         self, batch: int, seq: int, source: int | None = None, logits: str = "all"
@@ -236,7 +238,8 @@ class Ledger:
             "logits": batch * (seq if logits == "all" else 1),
         }
         products = multiplications(self._rows, values, tokens)
-        return 2 * products + 2 * batch * attention(self._table, values, seq, source)
+        pairs = attention(self._table, values, seq, source)
+        return operations(products, batch, pairs)
 
     def _sizes(self, batch: int, seq: int, source: int | None) -> tuple[int, int, int]:
         sides = [s.get("side") for s in stacks_of(self._table, self._config.values)]

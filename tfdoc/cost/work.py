@@ -6,6 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from tfdoc.cost.entries import Row
+from tfdoc.cost.formulas import (
+    attention_products,
+    cached_numbers,
+    int8_bytes,
+    linear_products,
+    nf4_bytes,
+    plain_bytes,
+    window_kept,
+)
 from tfdoc.cost.tables import Values, evaluate, holds, layers_where
 
 
@@ -14,13 +23,11 @@ def stored(rows: Iterable[Row], width: int, quant: str) -> int:
     total = 0
     for row in rows:
         if quant == "none" or not row.quantisable or row.matmul is None:
-            total += row.stored * width
-        elif quant == "int8":  # a scale for each output
-            total += (row.size + 4 * row.size // row.matmul[0]) * row.copies
-        else:  # a scale for each 64 weights, of one byte; and one for each 256 of those
-            blocks = -(-row.size // 64)
-            each = -(-row.size // 2) + blocks + -(-blocks // 256) * 4
-            total += each * row.copies
+            total += plain_bytes(row.stored, width)
+        elif quant == "int8":
+            total += int8_bytes(row.size, row.matmul[0]) * row.copies
+        else:
+            total += nf4_bytes(row.size) * row.copies
     return total
 
 
@@ -40,11 +47,11 @@ def cached(table: dict[str, Any], values: Values, seq: int, source: int) -> int:
         token = evaluate(stack.get("cached", "cached"), values)
         number = evaluate(stack["number"], values)
         windows = len(layers_where(table.get("sliding", []), values, number))
-        # A sliding layer keeps what the next token will see: the window less that token.
-        kept = min(seq, values["W"] - 1)
-        numbers += token * ((number - windows) * seq + windows * kept)
-        if stack.get("side") == "decoder" and not values["alone"]:
-            numbers += token * number * source
+        kept = window_kept(seq, values["W"])
+        across = stack.get("side") == "decoder" and not values["alone"]
+        numbers += cached_numbers(
+            token, number, windows, seq, kept, source if across else 0
+        )
     return numbers
 
 
@@ -59,7 +66,7 @@ def multiplications(rows: Iterable[Row], values: Values, tokens: dict[str, int])
         side = "source" if row.side == "encoder" else "token"
         times = tokens[row.per or ("logits" if row.component == "lm_head" else side)]
         used = values["K"] if row.kind == "experts" else 1
-        total += times * used * row.matmul[0] * row.matmul[1] * row.runs
+        total += linear_products(times, used, *row.matmul, row.runs)
     return total
 
 
@@ -68,10 +75,10 @@ def attention(table: dict[str, Any], values: Values, seq: int, source: int) -> i
     total = 0
     for stack in stacks_of(table, values):
         heads = values[stack.get("heads", "H")]
-        widths = values[stack.get("dot", "dot")] + values[stack.get("mix", "mix")]
+        dot, mix = values[stack.get("dot", "dot")], values[stack.get("mix", "mix")]
         layers = evaluate(stack.get("runs", stack["number"]), values)
         side = stack.get("side")
         length = source if side == "encoder" else seq
         keys = length + (source if side == "decoder" and not values["alone"] else 0)
-        total += layers * heads * widths * length * keys
+        total += attention_products(layers, heads, dot, mix, length, keys)
     return total

@@ -1,0 +1,54 @@
+"""The calculator as one script: formulas, tables, and what reads them.
+
+One classic script, not modules: a page opened from a file may not load modules.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfdoc import preset, preset_names
+from tfdoc.cost import formulas, tables
+
+from . import tracing
+
+HERE = Path(__file__).parent
+LEDGER = ("reading.js", "models.js", "config.js", "ledger.js", "estimates.js")
+
+
+def literal(value: Any) -> str:
+    """Return a value of JSON as JavaScript, its whole numbers as BigInt."""
+    if isinstance(value, dict):
+        pairs = [f"{json.dumps(key)}:{literal(item)}" for key, item in value.items()]
+        return f"{{{','.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value}n"
+    return json.dumps(value)
+
+
+def table_script() -> str:
+    """Return the tables that Python reads, as JavaScript."""
+    models = Path(tables.__file__).with_name("models.json")
+    known = json.loads(models.read_text(encoding="utf-8"))
+    known.pop("about")
+    presets = {name: preset(name) for name in preset_names()}
+    return (
+        "// Made of tfdoc/cost/models.json and tfdoc/presets: not to be edited.\n"
+        f"const tables = {literal({'models': known, 'presets': presets})};\n"
+    )
+
+
+def ledger_script() -> str:
+    """Return all that counts, without the page."""
+    made = [tracing.script(tracing.traced(formulas)), table_script()]
+    written = [(HERE / name).read_text(encoding="utf-8") for name in LEDGER]
+    return "\n".join([*made, *written])
+
+
+def page_script() -> str:
+    """Return the script of the page."""
+    return "\n".join([ledger_script(), (HERE / "page.js").read_text(encoding="utf-8")])

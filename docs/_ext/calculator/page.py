@@ -1,0 +1,130 @@
+"""The page of the calculator: form, table of well-known models, formulas."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from tfdoc import ledger, preset, preset_names
+from tfdoc.cost import formulas
+from tfdoc.cost.tables import model
+
+from . import bundle, tracing
+
+SCRIPT, STYLE = "calculator.js", "calculator.css"
+FIRST = "llama-3-8b"
+GLANCE = (
+    "gpt2", "bert-base-uncased", "t5-large", "llama-3.2-1b", "gemma-2-9b",
+    "mistral-7b-v0.1", "llama-3-8b", "qwen3-32b", "llama-3-70b", "mixtral-8x7b",
+    "gpt-oss-20b", "deepseek-v3",
+)  # fmt: skip
+TOKENS = 8192
+GPUS = [("24GiB", "24 GiB"), ("80GiB", "80 GiB"), ("", "another size")]
+
+
+def families() -> list[tuple[str, list[str]]]:
+    """Return the presets by family, as their files keep them."""
+    found = groupby(preset_names(), lambda name: str(preset(name)["model_type"]))
+    return [(str(model(family)["class"]), list(names)) for family, names in found]
+
+
+class Calculator(SphinxDirective):
+    """``.. calculator::``: the form and the places of its results."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the form as HTML."""
+        template = Path(__file__).with_name("form.html")
+        self.env.note_dependency(template)
+        page = jinja2.Template(template.read_text(encoding="utf-8"), autoescape=True)
+        form = page.render(families=families(), first=FIRST, gpus=GPUS)
+        return [nodes.raw("", form, format="html")]
+
+
+class AtAGlance(SphinxDirective):
+    """``.. calculator-models::``: what well-known models take, counted by Python."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        heads = [
+            "Model", "Parameters, millions", "active", "Weights in bf16, GiB", "in NF4",
+            "Cache, GiB", "LoRA trains, millions", "TFLOP",
+        ]  # fmt: skip
+        rows = [heads, *map(_glance, GLANCE)]
+        lines = [".. list-table::", "   :header-rows: 1", "   :class: glance", ""]
+        for first, *others in rows:
+            lines += [f"   * - {first}", *(f"     - {cell}" for cell in others)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _glance(name: str) -> list[str]:
+    book = ledger(name)
+    return [
+        name,
+        f"{book.total / 1e6:,.1f}",
+        f"{book.active / 1e6:,.1f}",
+        f"{book.bytes() / 2**30:.2f}",
+        f"{book.bytes(quant='nf4') / 2**30:.2f}",
+        f"{book.kv_cache(1, TOKENS) / 2**30:.2f}",
+        f"{book.lora(16) / 1e6:,.1f}",
+        f"{book.flops(1, TOKENS) / 1e12:,.1f}",
+    ]
+
+
+class Formulas(SphinxDirective):
+    """``.. calculator-formulas::``: every formula, written out by calling it."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return what each formula means, and the formula."""
+        self.env.note_dependency(formulas.__file__)
+        return [
+            nodes.container(
+                "",
+                nodes.paragraph("", _sentence(formula.meaning)),
+                nodes.math_block("", tracing.latex(formula), nowrap=False, number=None),
+                ids=[f"formula-{formula.name}"],
+            )
+            for formula in tracing.traced(formulas)
+        ]
+
+
+def _sentence(meaning: str) -> str:
+    words = meaning.removeprefix("Return ")
+    return words[0].upper() + words[1:]
+
+
+def write(app: Sphinx) -> None:
+    """Write the script where pages find it, before they are written."""
+    if app.builder.format == "html":
+        target = Path(app.outdir, "_static", SCRIPT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(bundle.page_script(), encoding="utf-8", newline="\n")
+
+
+def load(
+    app: Sphinx,
+    _page: str,
+    _template: str,
+    _context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Ask for script and style on the page of the calculator alone."""
+    if doctree and any(
+        'id="calc-form"' in raw.astext() for raw in doctree.findall(nodes.raw)
+    ):
+        app.add_css_file(STYLE)
+        app.add_js_file(SCRIPT, loading_method="defer")
+
+
+def setup(app: Sphinx) -> None:
+    """Connect to Sphinx."""
+    app.add_directive("calculator", Calculator)
+    app.add_directive("calculator-models", AtAGlance)
+    app.add_directive("calculator-formulas", Formulas)
+    app.connect("builder-inited", write)
+    app.connect("html-page-context", load)
