@@ -33,6 +33,8 @@ HELD = (
     "parameters", "buffers", "inputs", "activations", "gradients", "optimizer", "logits",
     "kv_cache",
 )  # fmt: skip
+# Newer transformers have the first name, and warn at the second.
+CACHES = ("cache", "past_key_values")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ class Rehearsal:
     logits : int
         The tensor that the model returns, or the one in its output named ``logits``.
     kv_cache : int
-        Keys and values in the ``past_key_values`` that the model returns. `by_kind` may
-        show more: a sliding window that is a slice keeps all of its storage allocated.
+        Keys and values in the ``cache`` or ``past_key_values`` that the model returns.
+        `by_kind` may show more: a sliding window that is a slice keeps all of its
+        storage allocated.
     temporaries : int
         What the peak holds besides all these.
     peak : int
@@ -234,7 +237,7 @@ def _see_the_start(
         "buffers": model.buffers(),
         "optimizer": reach(state),
         "inputs": reach(inputs),
-        "kv_cache": reach(inputs[1].get("past_key_values")),
+        "kv_cache": reach([inputs[1].get(name) for name in CACHES]),
     }.items():
         for tensor in tensors:
             follow.see(tensor, kind)
@@ -249,7 +252,8 @@ def _see_the_output(follow: Follow, output: Any) -> None:
 
 
 def _cached(output: Any) -> Iterator[Tensor]:
-    for tensor in reach(getattr(output, "past_key_values", None)):
+    name = next((name for name in CACHES if hasattr(output, name)), "")
+    for tensor in reach(getattr(output, name, None)):
         if tensor.ndim > 1:  # not the counters of some caches
             yield tensor
 

@@ -250,5 +250,4 @@ assert check(solution).startswith("right")
 #    fit whatever the batch is, and a backward pass begins without gradients.
 #
 # **Read on.** Rajbhandari et al., *ZeRO* (2020); Chen et al., *Training deep
-# nets with sublinear memory cost* (2016); :func:`tfdoc.rehearse`. Next:
-# :doc:`the memory of inference </learn/7_cost/04_memory_of_inference>`.
+# nets with sublinear memory cost* (2016); :func:`tfdoc.rehearse`.

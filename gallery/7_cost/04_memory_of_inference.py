@@ -31,8 +31,8 @@ tiny |= {"num_attention_heads": H, "num_key_value_heads": G}
 network = build(AutoConfig.for_model(**tiny))
 ids = torch.tensor([[5, 9, 2, 7]])
 with torch.no_grad():
-    prompt = network(ids[:, :3])
-    token = network(ids[:, 3:], None, None, prompt.past_key_values)
+    logits, cache = network(ids[:, :3]).to_tuple()
+    token = network(ids[:, 3:], None, None, cache)
     whole = network(ids).logits[:, 3:]
 torch.testing.assert_close(token.logits, whole)
 assert ledger(tiny).kv_cache(1, T, "fp32") == 2 * L * G * d * T * 4
@@ -50,7 +50,7 @@ print(f"largest difference {(token.logits - whole).abs().max():.1e}")
 
 
 def run(name, B, T, cache=None, **settings):
-    """Rehearse T tokens of each of B requests, after those in the cache."""
+    """Rehearse T tokens of each of B texts, after those in the cache."""
     config = AutoConfig.for_model(**preset(name))
     ids = torch.zeros(B, T, dtype=torch.long, device="meta")
     settings |= {"mode": "infer", "precision": "bf16"}
@@ -59,7 +59,7 @@ def run(name, B, T, cache=None, **settings):
 
 B, T, GiB, small = 8, 2048, 2**30, ledger("llama-3.2-1b")
 reading = run("llama-3.2-1b", B, T)
-writing = run("llama-3.2-1b", B, 1, reading.output.past_key_values)
+writing = run("llama-3.2-1b", B, 1, reading.output[1])
 assert reading.parameters == small.bytes("bf16")
 assert reading.kv_cache == small.kv_cache(B, T)
 assert writing.kv_cache == small.kv_cache(B, T + 1)
@@ -75,7 +75,7 @@ V = preset("llama-3.2-1b")["vocab_size"]
 assert reading.logits == B * T * V * 2 > reading.parameters
 mended = run("llama-3.2-1b", B, T, logits_to_keep=1)
 assert mended.logits == B * V * 2
-print(f"logits {reading.logits / GiB:.2f} GiB, mended {mended.peak / GiB:.2f}")
+print(f"logits {reading.logits / GiB:.2f} GiB, peak {mended.peak / GiB:.2f}")
 
 # %%
 # ``generate`` of transformers asks for the last only, a plain call does not:
@@ -169,7 +169,7 @@ fig.set_label(
 # How many requests fit
 # ---------------------
 # Weights once, then a cache of 8192 tokens for each: at most this many fit.
-# The last model has twice the weights of the first, and room for many more.
+# The last model weighs twice the first; on an H100 it has room for many more.
 weights = pd.Series({name: ledger(name).bytes("bf16") for name in names})
 gpus = "rtx-4090", "a100-40gb", "h100-80gb", "mi300x"
 left = pd.DataFrame({g: GPUS[g].memory - weights for g in gpus})
@@ -184,9 +184,9 @@ fits.rename_axis("model")
 # its temporaries, so read prompts one at a time. Llama-3-8B on a 4090:
 B, name = int(fits["rtx-4090"]["llama-3-8b"]), "llama-3-8b"
 read_all = run(name, B, T, logits_to_keep=1)
-write_all = run(name, B, 1, read_all.output.past_key_values)
+write_all = run(name, B, 1, read_all.output[1])
 for what, peak in ("prefill", read_all.peak), ("decode", write_all.peak):
-    print(f"{B} caches, {what}: {peak / GPUS['rtx-4090'].memory:.1%}")
+    print(f"{B} caches, {what}: {peak / GPUS['rtx-4090'].memory:.1%} full")
     assert peak > GPUS["rtx-4090"].memory
 copy = write_all.peak - write_all.parameters - write_all.kv_cache
 assert abs(copy - read_all.kv_cache / (2 * 32)) < 2**20
@@ -202,7 +202,7 @@ products, pairs = small.total - small.by_component["norms"], 16 * 2048 * 2049
 step = 8 * (2 * products + 4 * pairs)  # L, H d and T + 1
 assert writing.flops.forward == step
 anew = small.flops(8, 2049, logits="last")
-print(f"{small.kv_cache(1, 1):,} bytes a token save {1 - step / anew:.2%}")
+print(f"the cache saves {1 - step / anew:.2%} of the operations")
 
 # %%
 # Exercise

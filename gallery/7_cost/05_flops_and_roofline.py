@@ -127,12 +127,12 @@ assert counter.get_total_flops() == 4 * 16 * 4 * 256 * 256
 # ---------
 # A step takes at least its operations over the GPU's operations a second, and
 # at least its bytes over its bytes a second: whichever is longer. In a decode
-# step of B requests, each weight and each number of the caches is read once.
+# step of B texts, each weight and each number of the caches is read once.
 # The embedding table is left out: B rows of it are looked up.
 
 
 def decode(B, T):
-    """Return operations of the next token of B requests, and intensity."""
+    """Return operations of the next token of B texts, and intensity."""
     token = book.flops(1, 1)
     pair = book.flops(1, 2) // 2 - token  # pairs grow with the square
     operations = B * (token + pair * T)
@@ -144,20 +144,21 @@ def roof(intensity):
     return min(gpu.bf16, intensity * gpu.bandwidth)
 
 
+# %%
+# Llama-3-8B on an H100, with texts of T = 512:
 book, gpu, T = ledger("llama-3-8b"), GPUS["h100-80gb"], 512
 read = book.bytes() - 2 * book.embedding
 prefill = book.flops(1, T, logits="last") / (read + book.kv_cache(1, T))
 works = {f"prefill of {T}": prefill}
 works |= {f"decode, B = {B}": decode(B, T)[1] for B in (1, 16, 128)}
-line = [2 ** (n / 2) for n in range(-1, 22)]
+ridge = gpu.bf16 / gpu.bandwidth  # where the walls meet
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
+line = [0.5, ridge, 2000]
 ax.loglog(line, [roof(i) / 1e12 for i in line], label="H100, 80 GB")
 for (label, i), marker in zip(works.items(), "os^v", strict=True):
     ax.plot(i, roof(i) / 1e12, marker, label=label)
-ax.set(title="Llama-3-8B under its roof", xlabel="operations a byte")
-ax.set_ylabel("TFLOP/s")
+ax.set(title="Two walls", xlabel="operations a byte", ylabel="TFLOP/s")
 ax.legend(frameon=False)
-ridge = gpu.bf16 / gpu.bandwidth
 assert works["decode, B = 128"] < ridge < prefill
 # sphinx_gallery_thumbnail_number = 2
 # sphinx_gallery_start_ignore
@@ -165,8 +166,7 @@ before = run("llama-3-8b", 16, T, mode="infer", logits_to_keep=1).output
 ids = torch.zeros(16, 1, dtype=torch.long, device="meta")
 config = AutoConfig.for_model(**preset("llama-3-8b"))
 build = partial(AutoModelForCausalLM.from_config, config)
-cache = before.past_key_values
-after = rehearse(build, ids, None, None, cache, mode="infer")
+after = rehearse(build, ids, None, None, before[1], mode="infer")
 assert after.flops.forward == decode(16, T)[0]
 fig.set_label(
     "TFLOP/s against operations a byte, both logarithmic: a slope up to "
@@ -177,15 +177,15 @@ fig.set_label(
 
 # %%
 # Prefill works under the flat part: it is *compute-bound*. Decode stays on
-# the slope, *memory-bound*: alone, a request uses a sliver of the operations.
+# the slope, *memory-bound*: alone, a text uses a sliver of the operations.
 #
 # Tokens per second, at most
 # --------------------------
-# Requests share the reading of weights, but each brings a cache of its own:
+# Texts share the reading of weights, but each brings a cache of its own:
 
 
 def most(B, T):
-    """Return a bound on the tokens a second of B requests together."""
+    """Return a bound on the tokens a second of B texts together."""
     operations, intensity = decode(B, T)
     return B * roof(intensity) / operations
 
@@ -195,7 +195,7 @@ fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for T, marker in (128, "o"), (1024, "s"), (8192, "^"):
     speeds = [most(B, T) for B in batches]
     ax.loglog(batches, speeds, f"{marker}-", label=f"{T} tokens each")
-ax.set(title="Llama-3-8B on an H100, at most", xlabel="requests at once, B")
+ax.set(title="Llama-3-8B on an H100, at most", xlabel="texts at once, B")
 ax.set_ylabel("tokens a second, all together")
 ax.legend(frameon=False)
 wall = next(B for B in range(1, 1025) if decode(B, 128)[1] > ridge)
@@ -216,10 +216,9 @@ fig.set_label(
 #
 # A mixture reads more than it uses
 # ---------------------------------
-# One token meets K of E experts, so weights of few are read. But B tokens
-# choose differently. If all choices are equally likely, an expert is left
-# alone with probability :math:`(1 - K/E)^B`. Draw, and compare:
-E, K, B = 128, 8, 32  # Qwen3-30B-A3B, 32 requests
+# One token meets K of E experts; B tokens choose differently. Does nobody
+# choose a given one with probability :math:`(1 - K/E)^B`? Draw, and compare:
+E, K, B = 128, 8, 32  # Qwen3-30B-A3B, 32 texts
 chosen = torch.rand(2000, B, E).topk(K).indices
 share = torch.zeros(2000, E).scatter_(1, chosen.flatten(1), 1).mean()
 print(f"a token meets {K / E:.1%} of the experts, {B} read {share:.1%}")
@@ -228,8 +227,8 @@ assert abs(share - (1 - (1 - K / E) ** B)) < 0.01
 # %%
 # Exercise
 # --------
-# With weights in four bits (NF4), how many times as fast can one request with
-# 8192 tokens decode on a memory-bound GPU?
+# With weights in four bits (NF4), how many times as fast can one text of 8192
+# tokens decode on a memory-bound GPU?
 my_factor = 16 / 4.127  # your turn: bits over bits
 
 
