@@ -5,7 +5,7 @@ What limits your tokens per second: operations or bytes
 Read this page if you want to know how fast a model can be on your GPU before
 you rent it, or why yours is slower than its data sheet. Afterwards you can
 count the operations of a text, tell which of two walls stands in the way, and
-give a bound on tokens per second that no software will beat.
+bound the tokens per second of any software that writes one at a time.
 """
 
 # %%
@@ -212,7 +212,7 @@ fig.set_label(
 
 # %%
 # At 8192 tokens no batch, however large, gets there: each brings its cache.
-# These are bounds: kernels reach part of them, and caches must fit as well.
+# All are bounds: kernels reach part of them, and the caches must fit as well.
 #
 # A mixture reads more than it uses
 # ---------------------------------
