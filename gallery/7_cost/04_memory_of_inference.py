@@ -75,9 +75,7 @@ V = preset("llama-3.2-1b")["vocab_size"]
 assert reading.logits == B * T * V * 2 > reading.parameters
 mended = run("llama-3.2-1b", B, T, logits_to_keep=1)
 assert mended.logits == B * V * 2
-print(
-    f"logits {reading.logits / GiB:.2f} GiB, without {mended.peak / GiB:.2f}"
-)
+print(f"logits {reading.logits / GiB:.2f} GiB, mended {mended.peak / GiB:.2f}")
 
 # %%
 # ``generate`` of transformers asks for the last only, a plain call does not:
