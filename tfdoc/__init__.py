@@ -19,7 +19,15 @@ if TYPE_CHECKING:
         TransformerLayer,
     )
     from tfdoc.cores import DotProductCore, attention, fused_attention
-    from tfdoc.cost import Entry, Ledger, count_params, estimate_params, ledger
+    from tfdoc.cost import (
+        Entry,
+        Estimate,
+        Ledger,
+        count_params,
+        estimate,
+        estimate_params,
+        ledger,
+    )
     from tfdoc.feedforward import FeedForward, GatedFeedForward
     from tfdoc.interop import from_torch, mask_from_torch
     from tfdoc.masks import Causal, Mask, Padding, Window
@@ -37,6 +45,7 @@ __all__ = [
     "DotProductCore",
     "Encoder",
     "Entry",
+    "Estimate",
     "FeedForward",
     "GatedFeedForward",
     "LayerNorm",
@@ -57,6 +66,7 @@ __all__ = [
     "Window",
     "attention",
     "count_params",
+    "estimate",
     "estimate_params",
     "from_torch",
     "fused_attention",
@@ -75,7 +85,7 @@ if not TYPE_CHECKING:
     _HOMES = {
         "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
         "cores": "DotProductCore attention fused_attention",
-        "cost": "Entry Ledger count_params estimate_params ledger",
+        "cost": "Entry Estimate Ledger count_params estimate estimate_params ledger",
         "feedforward": "FeedForward GatedFeedForward",
         "interop": "from_torch mask_from_torch",
         "masks": "Causal Mask Padding Window",

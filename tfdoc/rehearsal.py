@@ -33,6 +33,7 @@ HELD = (
     "parameters", "buffers", "inputs", "activations", "gradients", "optimizer", "logits",
     "kv_cache",
 )  # fmt: skip
+CACHES = ("cache", "past_key_values")  # newer transformers warn at the second
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Rehearsal:
     logits : int
         The tensor that the model returns, or the one in its output named ``logits``.
     kv_cache : int
-        Keys and values in the ``past_key_values`` that the model returns. `by_kind` may
-        show more: a sliding window that is a slice keeps all of its storage allocated.
+        Keys and values in the ``cache`` or ``past_key_values`` of the output. `by_kind`
+        may show more: a window that is a slice keeps all of its storage allocated.
     temporaries : int
         What the peak holds besides all these.
     peak : int
@@ -234,7 +235,7 @@ def _see_the_start(
         "buffers": model.buffers(),
         "optimizer": reach(state),
         "inputs": reach(inputs),
-        "kv_cache": reach(inputs[1].get("past_key_values")),
+        "kv_cache": reach([inputs[1].get(name) for name in CACHES]),
     }.items():
         for tensor in tensors:
             follow.see(tensor, kind)
@@ -249,7 +250,8 @@ def _see_the_output(follow: Follow, output: Any) -> None:
 
 
 def _cached(output: Any) -> Iterator[Tensor]:
-    for tensor in reach(getattr(output, "past_key_values", None)):
+    name = next((name for name in CACHES if hasattr(output, name)), "")
+    for tensor in reach(getattr(output, name, None)):
         if tensor.ndim > 1:  # not the counters of some caches
             yield tensor
 
@@ -275,10 +277,8 @@ def _loss(follow: Follow, output: Any, loss: Callable[[Any], Tensor] | None) -> 
 
 
 def _report(follow: Follow, held: Counter[str], output: Any = None) -> Rehearsal:
-    timeline = tuple(
-        (follow.moment(n), follow.timeline[n])
-        for n in range(follow.first, len(follow.timeline))
-    )
+    numbers = range(follow.first, len(follow.timeline))
+    timeline = tuple((follow.moment(n), follow.timeline[n]) for n in numbers)
     peaks: dict[str, int] = {}
     for moment, nbytes in timeline:
         peaks[moment] = max(nbytes, peaks.get(moment, 0))

@@ -205,7 +205,7 @@ def stages(model_type: str) -> Iterator[tuple[str, str, Flags, tuple[str, ...]]]
         layers = [("", ("dense", "sparse"))]
     elif table.get("sliding"):
         mixed = any(spec[0] == "kinds" for spec in table["keys"].values())
-        layers = [("!slides", ("full",))]
+        layers = [("!slides", ("L",))]
         layers += [("", ("slides", "full") if mixed else ("slides",))]
     for head in heads:
         for condition, kinds in layers:

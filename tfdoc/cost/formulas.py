@@ -91,3 +91,82 @@ def attention_products(
 def operations(linear: int, batch: int, attention: int) -> int:
     """Return the floating point operations of a forward pass, two a multiply-add."""
     return 2 * (linear + batch * attention)
+
+
+def weight_bytes(stored: int, adapters: int, width: int) -> int:
+    """Return the bytes of the weights as they are stored, and of adapters in full width."""
+    return stored + adapters * width
+
+
+def gradient_bytes(trainable: int, width: int) -> int:
+    """Return the bytes of all gradients: one for each trained weight, in its dtype."""
+    return trainable * width
+
+
+def adamw_bytes(trainable: int, width: int) -> int:
+    """Return the bytes of AdamW's state: two moments for each trained weight."""
+    return 2 * trainable * width
+
+
+def adamw8bit_bytes(numbers: int) -> int:
+    """Return the bytes of the state of one weight in 8-bit AdamW.
+
+    Two bytes a number and two scales of four for each 256; weights of less than 4096
+    numbers keep two moments in fp32.
+    """
+    large = min(1, numbers // 4096)
+    return large * (2 * numbers + 8 * shares(numbers, 256)) + (1 - large) * 8 * numbers
+
+
+def logits_bytes(rows: int, vocabulary: int, width: int) -> int:
+    """Return the bytes of the logits."""
+    return rows * vocabulary * width
+
+
+def accumulated(held: int, gradients: int, largest: int) -> int:
+    """Return the bytes of gradients while others are there from the steps before.
+
+    All of those, and the new one that is about to be added: at most the largest.
+    """
+    return gradients + min(held, largest)
+
+
+def cache_in(nbytes: int, width: int, natural: int) -> int:
+    """Return the bytes of a cache in another dtype than the one it is computed in."""
+    return nbytes * width // natural
+
+
+def allocated(
+    weights: int, optimizer: int, activations: int, gradients: int, logits: int,
+    temporaries: int, kv_cache: int,
+) -> int:  # fmt: skip
+    """Return what is allocated at a moment."""
+    return (
+        weights + optimizer + activations + gradients + logits + temporaries + kv_cache
+    )
+
+
+def backward_operations(linear: int, attention: int, fused: int) -> int:
+    """Return the floating point operations of a backward pass that trains everything.
+
+    Two products for each of the forward pass; fused attention also computes its scores a
+    second time. `linear` and `attention` are multiply-adds.
+    """
+    return 4 * linear + (4 + fused) * attention
+
+
+def adapted_operations(linear: int, attention: int, fused: int, adapters: int) -> int:
+    """Return the operations of a backward pass that trains adapters.
+
+    The frozen maps pass the gradient on; the adapters, of so many multiply-adds, also get
+    theirs.
+    """
+    return 2 * linear + (4 + fused) * attention + 4 * adapters
+
+
+def step_operations(micro: int, forward: int, backward: int, again: int) -> int:
+    """Return the operations of a training step of so many micro-batches.
+
+    `again` is what checkpointing runs a second time.
+    """
+    return micro * (forward + backward + again)

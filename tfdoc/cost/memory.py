@@ -53,16 +53,21 @@ def counted(table: dict[str, Any], values: Values, seq: int) -> dict[str, int]:
     }
 
 
-def moments(
-    model_type: str, setting: str, numbers: Values, lm: bool
-) -> list[Moment]:
+def forms_of(model_type: str, numbers: Values) -> dict[str, int]:
+    """Return the form of every setting that a model can be run in."""
+    variants = _table()["types"][model_type]
+    found: dict[str, int] = next(f for where, f in variants if holds(where, numbers))
+    return found
+
+
+def moments(form: int, numbers: Values) -> list[Moment]:
     """Return the moments that can be the peak: a name, and the bytes of each kind."""
-    table = _table()
-    numbers = numbers | {"lm": lm}
-    forms = next(
-        forms for where, forms in table["types"][model_type] if holds(where, numbers)
-    )
     return [
         (name, {kind: evaluate(text, numbers) for kind, text in kinds.items()})
-        for name, kinds in table["forms"][forms[setting]]
+        for name, kinds in expressions(form)
     ]
+
+
+def expressions(form: int) -> list[tuple[str, dict[str, str]]]:
+    """Return the moments of a form with the expression of each kind."""
+    return _table()["forms"][form]  # type: ignore[no-any-return]

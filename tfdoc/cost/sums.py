@@ -14,7 +14,14 @@ from tfdoc.cost.configs import Config, read
 from tfdoc.cost.entries import Entry, rows_of, unfold
 from tfdoc.cost.formulas import active, adapter, cache_bytes, operations
 from tfdoc.cost.tables import model
-from tfdoc.cost.work import attention, cached, multiplications, stacks_of, stored
+from tfdoc.cost.work import (
+    attention,
+    cached,
+    multiplications,
+    stacks_of,
+    stored,
+    tokens_of,
+)
 
 __all__ = ["Ledger", "ledger"]
 
@@ -231,12 +238,7 @@ class Ledger:
         _one_of("logits", logits, ("all", "last"))
         batch, seq, source = self._sizes(batch, seq, source)
         values = self._config.values
-        tokens = {
-            "token": batch * seq,
-            "source": batch * source,
-            "sequence": batch,
-            "logits": batch * (seq if logits == "all" else 1),
-        }
+        tokens = tokens_of(batch, seq, source, seq if logits == "all" else 1)
         products = multiplications(self._rows, values, tokens)
         pairs = attention(self._table, values, seq, source)
         return operations(products, batch, pairs)

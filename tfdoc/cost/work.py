@@ -55,6 +55,16 @@ def cached(table: dict[str, Any], values: Values, seq: int, source: int) -> int:
     return numbers
 
 
+def tokens_of(batch: int, seq: int, source: int, positions: int) -> dict[str, int]:
+    """Return how many rows a linear map is applied to, by what it is applied to."""
+    return {
+        "token": batch * seq,
+        "source": batch * source,
+        "sequence": batch,
+        "logits": batch * positions,
+    }
+
+
 def multiplications(rows: Iterable[Row], values: Values, tokens: dict[str, int]) -> int:
     """Return the multiply-adds of all linear maps, `tokens` by what they apply to."""
     total = 0
