@@ -165,8 +165,7 @@ class Adapted(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The frozen weight, for models that look at its dtype."""
-        weight: Tensor = self.base.weight  # type: ignore[assignment]
-        return weight
+        return self.base.get_parameter("weight")
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the adapter says."""

@@ -13,6 +13,7 @@ from tests.coefficients.sizes import Poly, Sizes, poly, times
 from tests.coefficients.stage import BASE, BATCH, LM, RANK, SEQ, Stage
 from tfdoc import _follow, rehearsal
 from tfdoc._follow import Follow, Storage
+from tfdoc.cost import memory, tables
 
 LEFT_OUT = ("parameters", "optimizer")  # known without a rehearsal
 Matrix = NDArray[np.int64]
