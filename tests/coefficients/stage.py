@@ -66,7 +66,9 @@ class Stage:
         table = model(self.model_type)
         values = NUMBERS | self._layers() | dict(self.flags)
         explicit = any(spec[0] == "d" for spec in table["keys"].values())
-        values["D"] = values["Y"] = 115 * (8 * 13 if explicit else 8 * 29)
+        if self.model_type == "stablelm":  # which has a norm of its own for each head
+            values |= {"H": 25, "G": 5}
+        values["D"] = values["Y"] = values["H"] * (8 * 13 if explicit else 8 * 29)
         if self.model_type == "albert":
             values["Y"] = 2 * 73
         config: dict[str, Any] = {"model_type": self.model_type}
@@ -169,8 +171,9 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the adapter says."""
-        result: Tensor = self.base(x)
-        return result + self.up(self.down(x)) * 0.5
+        result = self.base(x)
+        result = result + self.up(self.down(x)) * 0.5
+        return result  # type: ignore[no-any-return]
 
 
 def adapt(network: nn.Module, wanted: dict[str, tuple[int, int]]) -> None:
