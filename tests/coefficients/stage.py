@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -123,14 +124,21 @@ class Stage:
         config = {k: v for k, v in self.config().items() if k != "attention_types"}
         return ledger(config, self.head)
 
+    def network(self) -> Any:
+        """Return the class of transformers."""
+        config: Any = CONFIG_MAPPING[self.model_type]
+        module = config.__module__.replace("configuration_", "modeling_")
+        return getattr(importlib.import_module(module), self.book().architecture)
+
+    def gives_last_logits(self) -> bool:
+        """Whether the model can leave out all logits but the last."""
+        return "logits_to_keep" in inspect.signature(self.network().forward).parameters
+
     def build(self, attn: str, targets: str) -> Callable[[], nn.Module]:
         """Return a function that builds the model of transformers, with adapters."""
         config = self.config()
         kind: Any = CONFIG_MAPPING[config.pop("model_type")]
-        module = importlib.import_module(
-            kind.__module__.replace("configuration_", "modeling_")
-        )
-        network = getattr(module, self.book().architecture)
+        network = self.network()
 
         def built() -> nn.Module:
             made: nn.Module = network(kind(**config, attn_implementation=attn))

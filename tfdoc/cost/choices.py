@@ -95,7 +95,7 @@ def _lora(lora: Any) -> tuple[int, str | tuple[str, ...]]:
     if "r" not in lora:
         raise ValueError(f"lora={dict(lora)!r} has no rank; add 'r': 16")
     targets = lora.get("targets", "all-linear")
-    if not isinstance(targets, str):
+    if isinstance(targets, list):
         targets = tuple(targets)
     return _whole("r", lora["r"]), targets
 
