@@ -11,11 +11,14 @@ from typing import Any
 
 from tfdoc import preset, preset_names
 from tfdoc.cost import formulas, tables
+from tfdoc.cost.gpus import GPUS
 
 from . import tracing
 
 HERE = Path(__file__).parent
-LEDGER = ("reading.js", "models.js", "config.js", "ledger.js", "estimates.js")
+WRITTEN = (
+    "reading.js", "models.js", "config.js", "ledger.js", "budgets.js", "estimates.js",
+)  # fmt: skip
 
 
 def literal(value: Any) -> str:
@@ -32,20 +35,27 @@ def literal(value: Any) -> str:
 
 def table_script() -> str:
     """Return the tables that Python reads, as JavaScript."""
-    models = Path(tables.__file__).with_name("models.json")
-    known = json.loads(models.read_text(encoding="utf-8"))
-    known.pop("about")
-    presets = {name: preset(name) for name in preset_names()}
+    folder = Path(tables.__file__).parent
+    models, memory = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("models", "memory")
+    )
+    known = {
+        "models": {key: value for key, value in models.items() if key != "about"},
+        "memory": {key: value for key, value in memory.items() if key != "about"},
+        "presets": {name: preset(name) for name in preset_names()},
+        "gpus": {name: gpu.memory for name, gpu in GPUS.items()},
+    }
     return (
-        "// Made of tfdoc/cost/models.json and tfdoc/presets: not to be edited.\n"
-        f"const tables = {literal({'models': known, 'presets': presets})};\n"
+        "// Made of the tables in tfdoc/cost and of tfdoc/presets: not to be edited.\n"
+        f"const tables = {literal(known)};\n"
     )
 
 
 def ledger_script() -> str:
     """Return all that counts, without the page."""
     made = [tracing.script(tracing.traced(formulas)), table_script()]
-    written = [(HERE / name).read_text(encoding="utf-8") for name in LEDGER]
+    written = [(HERE / name).read_text(encoding="utf-8") for name in WRITTEN]
     return "\n".join([*made, *written])
 
 
