@@ -214,7 +214,7 @@ class Budget:
     @cached_property
     def peak(self) -> int:
         """The most that is allocated."""
-        return max(sum(kinds.values()) for _, kinds in self.moments)
+        return max(formulas.allocated(**kinds) for _, kinds in self.moments)
 
     @cached_property
     def forward(self) -> int:

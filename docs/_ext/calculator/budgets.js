@@ -167,7 +167,12 @@ const budgets = (() => {
       }
       return found;
     },
-    peak: ({ moments }) => integers.max(...moments.map(([, kinds]) => whole(kinds))),
+    peak: ({ moments }) =>
+      integers.max(
+        ...moments.map(([, kinds]) =>
+          formulas.allocated(...signatures.allocated.map((kind) => kinds[kind])),
+        ),
+      ),
     kv_cache: ({ book, s }) =>
       s.train ? 0n : book.kvCache(s.requests, s.seq, s.kv_dtype),
     // The caches of requests that are not in this batch.

@@ -24,6 +24,7 @@ const estimates = (() => {
   };
   const TOKENS = 2048n;
   const LARGEST = 2n ** 50n; // bytes
+  const SIZE = /^([-+]?)(\d{1,20})(?:\.(\d{1,20}))?\s*([a-z]*)$/;
   const UNITS = {};
   for (const [i, letter] of ["", "k", "m", "g", "t"].entries()) {
     UNITS[`${letter}b`] = 1000n ** BigInt(i);
@@ -52,24 +53,36 @@ const estimates = (() => {
     return bytes;
   }
 
+  // The bytes of a text: a number alone, or with a unit.
+  function sizeOf(name, text) {
+    return /^\d+$/.test(text)
+      ? BigInt(text)
+      : sized(name, text.trim().toLowerCase(), text);
+  }
+
   function bytesOf(text) {
     const word = text.trim().toLowerCase();
     const name = word.replace(/[\s_]+/g, "-");
     if (Object.hasOwn(tables.gpus, name)) return tables.gpus[name];
-    const found = /^([-+]?)(\d{1,20})(?:\.(\d{1,20}))?\s*([a-z]*)$/.exec(word);
-    if (!found) {
+    if (!SIZE.test(word)) {
       const known = Object.keys(tables.gpus);
       const longer = known.filter((other) => name && other.includes(name)).map(repr);
       const hint = longer.length ? `; did you mean ${longer.join(" or ")}?` : "";
       const names = hint || near(name, known) || `; known are ${known.join(", ")}`;
       refuse(`gpu=${repr(text)} is no size such as '24GiB' and no name${names}`);
     }
+    return sized("gpu", word, text);
+  }
+
+  function sized(name, word, text) {
+    const found = SIZE.exec(word);
+    if (!found) refuse(`${name}=${repr(text)} is no size such as '1GiB'`);
     const [, sign, digits, part = "", unit] = found;
     if (!Object.hasOwn(UNITS, unit)) {
       const number = `${sign}${digits}${part && "."}${part}`;
       const fault = unit ? `has the unknown unit ${repr(unit)}` : "has no unit";
       const fix = `write '${number}GiB' for 2^30 bytes each or '${number}GB' for 10^9`;
-      refuse(`gpu=${repr(text)} ${fault}; ${fix}`);
+      refuse(`${name}=${repr(text)} ${fault}; ${fix}`);
     }
     const bytes = (BigInt(digits + part) * UNITS[unit]) / 10n ** BigInt(part.length);
     return sign === "-" ? -bytes : bytes;
@@ -179,7 +192,14 @@ const estimates = (() => {
     const gpu = given.gpu === null ? null : memoryOf(given.gpu);
     const named = typeof config === "string" ? config.toLowerCase() : "";
     const model = Object.hasOwn(tables.presets, named) ? named : book.architecture;
-    return told(budget, model, gpu, reading.count("overhead", given.overhead));
+    const found = told(budget, model, gpu, reading.count("overhead", given.overhead));
+    // For the page: no part of what Python gives.
+    const width = budget.width === 2n ? "bf16" : "fp32";
+    const sizes = book.rows.map((row) => ledgers.bytesOf(row, width, budget.s.quant));
+    return Object.defineProperties(found, {
+      book: { value: book },
+      sizes: { value: sizes },
+    });
   }
 
   function told(budget, model, gpu, overhead) {
@@ -230,10 +250,10 @@ const estimates = (() => {
       largest_batch: room === null ? null : budgets.largest(budget, "batch", room),
       largest_seq: room === null ? null : budgets.largest(budget, "seq", room),
       levers: room === null ? {} : budgets.levers(budget),
-      steps: budgets.explained(budget),
       left_out: book.leftOut,
+      steps: budgets.explained(budget),
     };
   }
 
-  return { estimate };
+  return { estimate, sizeOf };
 })();

@@ -31,7 +31,26 @@
     const [word, digits] = SHORT[power];
     return power ? `${rounded(number, 10n ** digits, 2)} ${word}` : "";
   };
-  const KINDS = { weights: "weights", kv_cache: "key and value cache" };
+  const KINDS = { optimizer: "optimiser", kv_cache: "key and value cache" };
+  const MOMENTS = {
+    forward: "forward pass",
+    loss: "loss",
+    backward: "backward pass",
+    step: "optimiser's step",
+  };
+  const LEVERS = {
+    "--batch": "batch of",
+    "--seq": "sequences of",
+    "--precision": "precision",
+    "--attn": "attention",
+    "--checkpointing": "gradient checkpointing",
+    "--optim": "optimiser",
+    "--lora": "LoRA of rank",
+    "--quant": "weights in",
+    "--kv-dtype": "cache in",
+    "--logits": "logits of the",
+    "--requests": "caches at once:",
+  };
 
   function element(name, text, more = {}) {
     const made = Object.assign(document.createElement(name), more);
@@ -75,24 +94,49 @@
     select.value = names.includes(value) ? value : "";
   }
 
-  function choice() {
-    const chosen = Object.fromEntries(
-      controls.map((field) => [field.name, field.value]),
-    );
+  // The settings of an estimate. What is no whole number stays as it is, to be refused.
+  const whole = (text) => (/^\d+$/.test(text) ? BigInt(text) : text);
+  const given = (text, read = (same) => same) => (text === "" ? null : read(text));
+
+  function settings() {
+    const value = (name) => control(name).value;
+    const train = value("mode") === "train";
+    const adapters = {
+      r: whole(value("r")),
+      targets: value("targets") || value("names"),
+    };
     return {
-      ...chosen,
-      config: chosen.config || chosen.pasted,
-      targets: chosen.targets || chosen.names,
-      gpu: chosen.gpu || chosen.size,
+      config: value("config") || value("pasted"),
+      architecture: given(value("architecture")),
+      mode: value("mode"),
+      batch: whole(value("batch")),
+      seq: given(value("seq"), whole),
+      precision: value("precision"),
+      attn: value("attn"),
+      quant: value("quant"),
+      gpu: value("gpu") === "none" ? null : value("gpu") || value("size"),
+      overhead: estimates.sizeOf("overhead", value("overhead")),
+      ...(train && {
+        lora: value("tuning") === "lora" ? adapters : null,
+        optim: value("optim"),
+        checkpointing: value("checkpointing") === "on",
+        accumulate: whole(value("accumulate")),
+      }),
+      ...(!train && {
+        logits: given(value("logits")),
+        kv_dtype: given(value("kv_dtype")),
+        requests: given(value("requests"), whole),
+      }),
     };
   }
 
   // The link: what differs from the page as it comes, in the fragment of the address.
-  function fragment() {
+  function fragment(changes = {}) {
     const chosen = new URLSearchParams();
     for (const field of controls) {
-      const shown = !field.closest("[data-when][hidden]");
-      if (shown && field.value !== first(field)) chosen.set(field.name, field.value);
+      const value = changes[field.name] ?? field.value;
+      const used = field.name in changes || !field.closest("[data-when][hidden]");
+      if (used && value !== first(field)) chosen.set(field.name, value);
     }
     return `#${chosen}`;
   }
@@ -139,76 +183,154 @@
 
   function update() {
     show();
-    let found;
+    let refused = true;
     try {
       if (unknown.length)
         reading.refuse(`the link asks for what is not here: ${unknown.join(", ")}`);
-      const [result, calls] = watched(() => estimates.estimate(choice()));
-      offerHeads(result.book);
-      found = true;
-      render(result, calls);
+      const [found, calls] = watched(() => estimates.estimate(settings()));
+      offerHeads(found.book);
+      render(found);
+      steps(calls);
+      refused = false;
     } catch (error) {
       if (!(error instanceof reading.Refused)) throw error;
-      found = false;
       at("verdict").textContent = error.message;
     }
-    at("verdict").classList.toggle("refused", !found);
-    at("found").hidden = !found;
+    at("verdict").classList.toggle("refused", refused);
+    at("found").hidden = refused;
     at("link").href = fragment();
     at("copied").textContent = "";
   }
 
-  function render({ book, memory, need, flops, trainable, gpu, sizes }, calls) {
-    const kinds = Object.entries(memory).filter(([, bytes]) => bytes);
-    verdict(book, need, gpu);
-    bar(kinds, need, gpu);
+  function render(found) {
+    const { book, memory, overhead } = found;
+    const kinds = Object.entries({ ...memory.at_peak, ...(overhead && { overhead }) });
+    const need = memory.peak + overhead;
+    verdict(found, need);
+    bar(kinds, need, found.gpu);
+    advise(found);
     const share = (bytes) => `${rounded(100n * bytes, need, 1)} %`;
-    fill("memory", [
-      ...kinds.map(([kind, bytes]) => {
-        const made = line([KINDS[kind], gib(bytes), share(bytes), commas(bytes)]);
-        made.firstChild.prepend(
-          element("span", "", { className: `swatch kind-${kind}` }),
-        );
-        return made;
-      }),
-      line(["together", gib(need), share(need), commas(need)]),
-    ]);
-    const numbers = [
-      ["parameters", book.total],
-      ...(book.active === book.total
-        ? []
-        : [["of them active for a token", book.active]]),
-      ["of them in embeddings", book.embedding],
-      ...(trainable === null ? [] : [["trained by LoRA", trainable]]),
-      ["operations of a forward pass", flops],
-    ];
+    const of = ([kind, bytes]) => {
+      const made = line([kindOf(kind), gib(bytes), share(bytes), commas(bytes)]);
+      made.firstChild.prepend(
+        element("span", "", { className: `swatch kind-${kind}` }),
+      );
+      return made;
+    };
+    const all = line(["together", gib(need), share(need), commas(need)]);
+    fill("memory", [...kinds.map(of), all]);
+    const apart = [
+      "weights",
+      "gradients",
+      "optimizer",
+      "activations",
+      "logits",
+      "kv_cache",
+    ]
+      .filter((kind) => memory[kind] && !memory.at_peak[kind])
+      .map((kind) => `${kindOf(kind)} ${gib(memory[kind])}`);
+    at("elsewhere").textContent = apart.length
+      ? `At other moments: ${apart.join(", ")}.`
+      : "";
+    const peaks = Object.entries(memory.peaks);
     fill(
-      "numbers",
-      numbers.map(([of, n]) => line([of, about(n), commas(n)])),
+      "peaks",
+      peaks.map(([name, n]) => line([MOMENTS[name], gib(n), commas(n)])),
     );
+    numbers(found);
+    fill("terms", found.steps.map(line));
     fill(
       "rows",
       book.rows.map((row, i) => {
         const { name, shape, copies, tied, stored } = row;
         const place = tied ? `tied to ${tied}` : commas(stored);
+        const bytes = commas(found.sizes[i]);
         return line([
           name,
           shape.map(commas).join(" × "),
           commas(copies),
           place,
-          commas(sizes[i]),
+          bytes,
         ]);
       }),
     );
-    steps(calls);
   }
 
-  function verdict(book, need, gpu) {
+  const kindOf = (kind) => KINDS[kind] ?? kind;
+
+  function verdict({ architecture, fits, gpu, memory, model }, need) {
     const left = gpu === null ? 0n : gpu - need;
-    const fit = left < 0n ? `${gib(-left)} too much for` : `leaves ${gib(left)} of`;
-    const more = gpu === null ? "" : `: ${fit} ${gib(gpu)}`;
-    at("verdict").textContent = `${book.architecture} takes ${gib(need)}${more}.`;
-    at("verdict").classList.toggle("over", left < 0n);
+    const room = fits ? `${gib(left)} to spare` : `${gib(-left)} too much`;
+    const said =
+      gpu === null ? "" : `: it ${fits ? "fits" : "does not fit"} ${gib(gpu)}, ${room}`;
+    const when = MOMENTS[memory.peak_moment];
+    at("verdict").textContent = `${model} needs ${gib(need)} in the ${when}${said}.`;
+    at("verdict").classList.toggle("over", fits === false);
+    at("verdict").title = architecture;
+  }
+
+  function numbers({ flops, lora, parameters, settings }) {
+    const { active, embedding, total } = parameters;
+    const trained = settings.lora ? lora.trainable : total;
+    const lines = [
+      ["parameters", total],
+      ["of them active for a token", active === total ? 0n : active],
+      ["of them in embeddings", embedding],
+      ["trained", settings.mode === "train" ? trained : 0n],
+      ["operations of a forward pass", flops.forward],
+      ["operations of a training step", flops.training_step],
+    ];
+    const known = lines.filter(([, number]) => number);
+    fill(
+      "numbers",
+      known.map(([of, n]) => line([of, about(n), commas(n)])),
+    );
+  }
+
+  // What else would fit, and links to what would help.
+  function advise({
+    gpu,
+    largest_batch,
+    largest_seq,
+    levers,
+    memory,
+    overhead,
+    settings,
+  }) {
+    const { batch, seq } = settings;
+    const longest = largest_seq || "none";
+    at("more").textContent =
+      gpu === null
+        ? ""
+        : `Largest batch that fits at ${commas(seq)} tokens: ${commas(largest_batch || "none")}. ` +
+          `Longest sequence at a batch of ${commas(batch)}: ${commas(longest)}.`;
+    const best = Object.entries(levers).slice(0, 4);
+    fill(
+      "levers",
+      best.map(([name, peak]) => {
+        const words = name.replace(/--[a-z-]+/g, (flag) => LEVERS[flag]);
+        const tokens = name.startsWith("--seq") ? " tokens" : "";
+        const fits = peak + overhead <= gpu ? ", which fits" : "";
+        const href = fragment(changed(name));
+        const link = element("a", words.replace(/\d+$/, commas) + tokens, { href });
+        const less = `${gib(memory.peak - peak)} less`;
+        return element("li", [link, `: ${gib(peak + overhead)}, ${less}${fits}`]);
+      }),
+    );
+    at("help").hidden = best.length === 0;
+  }
+
+  // The fields that a lever changes, which speaks as the command line does.
+  function changed(lever) {
+    const found = {};
+    for (const [, flag, value = "on"] of lever.matchAll(
+      /--([a-z-]+)(?: ([^-]\S*))?/g,
+    )) {
+      if (flag === "lora") Object.assign(found, { tuning: "lora", r: value });
+      else found[flag.replace("-", "_")] = value;
+    }
+    if (found.tuning) found.targets = "all-linear";
+    return found;
   }
 
   function bar(kinds, need, gpu) {
@@ -225,7 +347,7 @@
       parts.push(limit);
     }
     fill("bar", parts);
-    const words = kinds.map(([kind, bytes]) => `${KINDS[kind]} ${gib(bytes)}`);
+    const words = kinds.map(([kind, bytes]) => `${kindOf(kind)} ${gib(bytes)}`);
     if (gpu !== null) words.push(`the GPU has ${gib(gpu)}`);
     at("bar").setAttribute("aria-label", words.join(", "));
   }
@@ -247,7 +369,7 @@
         return made;
       };
       for (const word of math.querySelectorAll("mi")) {
-        const i = signatures[name].indexOf(word.textContent);
+        const i = signatures[name].indexOf(word.textContent.replace(" ", "_"));
         if (i >= 0) word.replaceWith(sign("mn", commas(given[i])));
       }
       math.append(sign("mo", "="), sign("mn", commas(value)));

@@ -13,10 +13,12 @@ from sphinx.util.docutils import SphinxDirective
 
 from tfdoc import ledger, preset, preset_names
 from tfdoc.cost import formulas
+from tfdoc.cost.gpus import GPUS
 from tfdoc.cost.tables import model
 
 from . import bundle, tracing
 
+STANDARD = "rtx-4090"
 SCRIPT, STYLE = "calculator.js", "calculator.css"
 FIRST = "llama-3-8b"
 GLANCE = (
@@ -25,7 +27,13 @@ GLANCE = (
     "gpt-oss-20b", "deepseek-v3",
 )  # fmt: skip
 TOKENS = 8192
-GPUS = [("24GiB", "24 GiB"), ("80GiB", "80 GiB"), ("", "another size")]
+
+
+def gpus() -> list[tuple[str, str]]:
+    """Return what the form offers: accelerators by memory, and none of them."""
+    known = sorted(GPUS.values(), key=lambda gpu: (gpu.name != STANDARD, gpu.memory))
+    named = [(gpu.name, f"{gpu.name}: {gpu.memory / 2**30:.1f} GiB") for gpu in known]
+    return [*named, ("", "another size"), ("none", "none, only count")]
 
 
 def families() -> list[tuple[str, list[str]]]:
@@ -42,7 +50,7 @@ class Calculator(SphinxDirective):
         template = Path(__file__).with_name("form.html")
         self.env.note_dependency(template)
         page = jinja2.Template(template.read_text(encoding="utf-8"), autoescape=True)
-        form = page.render(families=families(), first=FIRST, gpus=GPUS)
+        form = page.render(families=families(), first=FIRST, gpus=gpus())
         return [nodes.raw("", form, format="html")]
 
 
