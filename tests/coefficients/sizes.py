@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import product
 
-from tfdoc.cost.entries import Row
-
 Monomial = tuple[str, ...]
 Poly = Counter[Monomial]
 
@@ -19,7 +17,7 @@ ONE: Poly = Counter({(): 1})
 # What a storage has a row for; "pairs" are batch * seq * seq.
 PREFIXES = (
     "tokens", "", "seq", "batch", "pairs", "seq*seq", "rank", "tokens*rank",
-    "tokens+batch",
+    "tokens+batch", "pairs+tokens",
 )  # fmt: skip
 FACTORS = sorted({a * b for a in (1, 2, 3, 4, 6, 8) for b in (1, 2, 4, 8)})
 

@@ -103,7 +103,8 @@ class Stage:
         kinds = [f"{sliding}_attention"] * slides + ["full_attention"] * (L - slides)
         values: dict[str, Any] = {"L": L, "first": dense, "kinds": kinds}
         values |= {"use_window": slides > 0, "mlp_only": list(range(dense))}
-        values["no_rope_list"] = [1] * L if self.model_type == "smollm3" else None
+        if self.model_type in ("smollm3", "llama4_text"):
+            values["no_rope_list"] = [1] * (slides or L) + [0] * (L - (slides or L))
         if not slides and self.model_type not in ("gemma2", "gemma3_text"):
             values["W"] = None
         elif not slides:
@@ -161,6 +162,11 @@ class Adapted(nn.Module):
         self.down = nn.Linear(inputs, RANK, bias=False)
         self.up = nn.Linear(RANK, outputs, bias=False)
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for models that look at its dtype."""
+        return self.base.get_parameter("weight")
+
     def forward(self, x: Tensor) -> Tensor:
         """Add what the adapter says."""
         result: Tensor = self.base(x)
@@ -174,7 +180,7 @@ def adapt(network: nn.Module, wanted: dict[str, tuple[int, int]]) -> None:
     """
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
-        if name in wanted and isinstance(module, (nn.Linear, Conv1D)):
+        if name in wanted and type(module) in (nn.Linear, Conv1D):
             outer, _, last = name.rpartition(".")
             inner = Adapted(module, *wanted[name])
             setattr(network.get_submodule(outer), last, inner)
@@ -195,7 +201,7 @@ def stages(model_type: str) -> Iterator[tuple[str, str, Flags, tuple[str, ...]]]
     """Yield (condition, head, flags, kinds of layers) of a type's variants."""
     table = model(model_type)
     heads = [h for h in LM if h in table["heads"]][:1]
-    body = ("ForSequenceClassification", "Model", "TextModel")
+    body = ["ForSequenceClassification", "Model", "TextModel"]
     body = body[1:] if model_type in ("gpt2", "bart", "t5") else body
     heads += [h for h in body if h in table["heads"]][:1]
     layers: list[tuple[str, tuple[str, ...]]] = [("", ("L",))]

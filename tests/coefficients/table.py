@@ -10,18 +10,19 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import transformers
+from numpy.typing import NDArray
 
 from tests.coefficients.sizes import Poly, text
 from tests.coefficients.stage import BASE, LM, Flags, Stage, stages
 from tests.coefficients.traces import (
-    KIND,
     Matrix,
     Setting,
     Terms,
@@ -31,12 +32,16 @@ from tests.coefficients.traces import (
     sizes_of,
     traces,
 )
+from tfdoc.cost.memory import KINDS
 from tfdoc.cost.tables import TYPES
 
+LOG = logging.getLogger(__name__)
 FILE = Path(__file__).parents[2] / "tfdoc" / "cost" / "memory.json"
 PROBES = 3  # settings that decide whether a variant is like an earlier one
-TOLERANCE = 1e-3  # of the peak, by which the chosen moments may fall short of all
-NEGLIGIBLE = 1e-5  # of the peak: a term that is never more is left out
+TOLERANCE = 2e-3  # of the peak, by which the chosen entries may fall short of all
+ROUGHLY = 3e-2  # the same for a moment that is not the peak
+NEGLIGIBLE = 1e-4  # of the peak: a term that is never more is left out
+Floats = NDArray[np.float64]
 Form = list[list[Any]]  # [moment, {kind: expression}]
 
 
@@ -51,7 +56,9 @@ def settings(lm: bool, tied: bool) -> Iterator[Setting]:
         ways += [Setting(False, "bf16", "sdpa"), Setting(True, "amp", "sdpa", targets="qv")][: 1 + lm]  # fmt: skip
     targets = ("", "qv", "qkvo", "all-linear") if lm and tied else ("",)
     dtypes, kinds = ("fp32", "bf16", "amp"), ("eager", "sdpa")
-    ways += [Setting(True, *way) for way in product(dtypes, kinds, (False, True), targets)]
+    ways += [
+        Setting(True, *way) for way in product(dtypes, kinds, (False, True), targets)
+    ]
     if tied:
         ways += [
             Setting(False, *way, last=last)
@@ -67,13 +74,23 @@ def form(
     """Rehearse with one layer more of each kind; return the moments that matter."""
     terms, sizes = Terms(), sizes_of(stage)
     base = traces(follow(stage, setting), sizes, terms)
-    longer = {kind: traces(follow(stage.longer(kind), setting), sizes, terms) for kind in kinds}
-    found: Form = []
-    for moment, trace in base.items():
-        parts = entries(trace, {kind: more[moment] for kind, more in longer.items()})
-        for row, relevant in chosen(parts, terms, samples, setting):
-            found.append([moment, expressions(parts, row, terms, relevant)])
-    return found
+    longer = {
+        kind: traces(follow(stage.longer(kind), setting), sizes, terms)
+        for kind in kinds
+    }
+    parts = {
+        moment: entries(trace, {kind: more[moment] for kind, more in longer.items()})
+        for moment, trace in base.items()
+    }
+    totals = {moment: total(part, terms, samples) for moment, part in parts.items()}
+    width = 2 if setting.precision == "bf16" else 4
+    weights = np.array([width * size for _, size in samples])
+    peak = weights + np.max([each.max(1) for each in totals.values()], 0)
+    return [
+        [moment, expressions(parts[moment], row, terms, peak, samples)]
+        for moment in base
+        for row in chosen(totals[moment] + weights[:, None], peak)
+    ]
 
 
 def entries(base: Trace, longer: dict[str, Trace]) -> dict[str, Matrix]:
@@ -93,57 +110,47 @@ def entries(base: Trace, longer: dict[str, Trace]) -> dict[str, Matrix]:
     return parts
 
 
-def chosen(
-    parts: dict[str, Matrix], terms: Terms, samples: list[Any], setting: Setting
-) -> Iterator[tuple[int, Any]]:
-    """Yield the few entries that are the peak of this moment in some sample.
+def total(parts: dict[str, Matrix], terms: Terms, samples: list[Any]) -> Floats:
+    """Return the bytes of every entry, a column, in every sample, a row."""
+    sums = np.zeros((len(samples), len(parts[""])))
+    for kind, matrix in parts.items():
+        sums += factors(kind, terms, samples) @ matrix[:, : len(terms.index)].T
+    return sums
 
-    With each comes which of its terms ever matter, by part.
-    """
-    width = 2 if setting.precision == "bf16" else 4
-    columns = list(terms.index)
-    factors = np.array(
-        [[_product(names, numbers) for _, names in columns] for numbers, _ in samples]
-    )
-    times = {
-        kind: np.array([float(numbers.get(kind, 1)) for numbers, _ in samples])[:, None]
-        for kind in parts
-    }
-    totals = sum(
-        times[kind] * (factors @ matrix[:, : len(columns)].T.astype(float))
-        for kind, matrix in parts.items()
-    )
+
+def factors(kind: str, terms: Terms, samples: list[Any]) -> Floats:
+    """Return what a coefficient of each term is multiplied by in every sample."""
+    return np.array(
+        [
+            [prod((float(numbers[n]) for n in names), start=float(numbers.get(kind, 1))) for _, names in terms.index]
+            for numbers, _ in samples
+        ]
+    )  # fmt: skip
+
+
+def chosen(totals: Floats, peak: Floats) -> list[int]:
+    """Return the few entries that are the largest of this moment in some sample."""
     best = totals.max(1)
-    whole = best + np.array([width * size for _, size in samples])
-    reached = np.full(len(samples), -np.inf)
-    while ((gap := (best - reached) / whole) > TOLERANCE).any():
-        row = int(totals[int(gap.argmax())].argmax())
-        reached = np.maximum(reached, totals[:, row])
-        yield row, {
-            kind: (abs(times[kind] * factors * matrix[row, : len(columns)]) / whole[:, None]).max(0) > NEGLIGIBLE
-            for kind, matrix in parts.items()
-        }
-
-
-def _product(names: tuple[str, ...], numbers: dict[str, Any]) -> float:
-    result = 1.0
-    for name in names:
-        result *= numbers[name]
-    return result
+    allowed = np.where(best > 0.97 * peak, TOLERANCE, ROUGHLY)
+    reached, found = np.zeros(len(peak)), []
+    while ((gap := (best - reached) / peak - allowed) > 0).any():
+        found.append(int(totals[int(gap.argmax())].argmax()))
+        reached = np.maximum(reached, totals[:, found[-1]])
+    return sorted(found)
 
 
 def expressions(
-    parts: dict[str, Matrix], row: int, terms: Terms, relevant: dict[str, Any]
+    parts: dict[str, Matrix], row: int, terms: Terms, peak: Floats, samples: list[Any]
 ) -> dict[str, str]:
     """Return what each kind takes at an entry, in the language of ``models.json``."""
-    polys: dict[str, Poly] = {kind: Counter() for kind in KIND}
+    polys: dict[str, Poly] = {kind: Counter() for kind in KINDS}
     for count, matrix in parts.items():
+        shares = abs(factors(count, terms, samples) * matrix[row, : len(terms.index)])
+        matter = (shares / peak[:, None]).max(0) > NEGLIGIBLE
         for (kind, names), column in terms.index.items():
-            number = int(matrix[row, column])
-            if number and relevant[count][column]:
-                polys[kind][tuple(sorted((*names, *([count] if count else []))))] += (
-                    number
-                )
+            if matter[column]:
+                term = tuple(sorted((*names, *([count] if count else []))))
+                polys[kind][term] += int(matrix[row, column])
     return {kind: text(poly) for kind, poly in polys.items() if any(poly.values())}
 
 
@@ -168,11 +175,23 @@ def samples(kinds: tuple[str, ...], flags: Flags) -> list[tuple[dict[str, Any], 
         numbers = {"V": V, "D": D, "F": F, "H": H, "d": d, "G": G, "L": L, "Ld": L}
         numbers |= {"Fd": F, "Hd": H, "g": G, "Y": D, "M": F // 4, "S": F // 2, "E": 32}
         numbers |= {"K": 4, "n": d, "r": 64, "v": d, "c": 512, "b": 1536, "dd": d}
-        numbers |= {"batch": batch, "seq": seq, "tokens": batch * seq, "rank": 16}
+        numbers |= {
+            "batch": batch,
+            "seq": seq,
+            "tokens": batch * seq,
+            "rank": 16,
+            "P": 2048,
+        }
         numbers |= {"pairs": batch * seq * seq}
-        numbers |= {s: v for s, v in flags if isinstance(v, int) and v is not True and v}
+        numbers |= {f"d//{part}": d // part for part in (2, 4, 8)}
+        numbers |= {
+            s: v for s, v in flags if isinstance(v, int) and v is not True and v
+        }
         if kinds != ("L",) and "Ld" not in kinds:
-            numbers |= {kinds[0]: L - L // 4, kinds[-1]: L if len(kinds) == 1 else L // 4}
+            numbers |= {
+                kinds[0]: L - L // 4,
+                kinds[-1]: L if len(kinds) == 1 else L // 4,
+            }
         size = 2 * V * D + L * (2 * D * d * (H + G) + 3 * D * F)
         found.append((numbers, size))
     return found
@@ -202,63 +221,120 @@ def variants(model_type: str, known: Known) -> Iterator[tuple[str, dict[str, For
             except (ValueError, TypeError) as error:
                 if "attention implementation" not in str(error) and not setting.last:
                     raise
-                logging.info("%s %s: %s", model_type, setting.name, str(error)[:70])
+                LOG.info("%s %s: %s", model_type, setting.name, str(error)[:70])
             if n == PROBES - 1:
                 twin = next(
                     (
                         other
                         for key, other in known
-                        if key == (lm, tied, kinds)
-                        and forms.items() <= other.items()
+                        if key == (lm, tied, kinds) and forms.items() <= other.items()
                     ),
                     None,
                 )
         known.append(((lm, tied, kinds), forms))
-        logging.info("%s %s%s", model_type, condition, " (as before)" if twin else "")
+        LOG.info("%s %s%s", model_type, condition, " (as before)" if twin else "")
         yield condition, forms
 
 
 def write(chosen_types: list[str], file: Path = FILE) -> None:
     """Rehearse these types and write the table, the others as they were."""
-    old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    types: dict[str, list[Any]] = {}
+    types = unpacked(file)
     known: Known = []
-    for name in TYPES:
-        if name in chosen_types:
-            types[name] = [[c, forms] for c, forms in variants(name, known)]
-        elif name in old.get("types", {}):
-            types[name] = [
-                [c, {s: old["forms"][n] for s, n in forms.items()}]
-                for c, forms in old["types"][name]
-            ]
+    for name in chosen_types:
+        types[name] = [[c, forms] for c, forms in variants(name, known)]
         file.write_text(packed(types), encoding="utf-8")
 
 
-def packed(types: dict[str, list[Any]]) -> str:
-    """Return the table as JSON, each form once."""
-    index: dict[str, int] = {}
+Types = dict[str, list[Any]]
 
-    def number(form: Form) -> int:
-        return index.setdefault(json.dumps(form), len(index))
+
+def unpacked(file: Path = FILE) -> Types:
+    """Return the table in full: of each type the conditions with their forms."""
+    if not file.exists():
+        return {}
+    table = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        name: [
+            [
+                condition,
+                {
+                    setting: [
+                        [
+                            table["moments"][m][0],
+                            {
+                                kind: table["expressions"][e]
+                                for kind, e in zip(KINDS, table["moments"][m][1:], strict=True)
+                                if e
+                            },
+                        ]
+                        for m in table["forms"][form]
+                    ]
+                    for setting, form in zip(table["settings"], forms, strict=True)
+                    if form is not None
+                },
+            ]
+            for condition, forms in variants
+        ]
+        for name, variants in table["types"].items()
+    }  # fmt: skip
+
+
+def packed(types: Types) -> str:
+    """Return the table as JSON, each expression, moment and form once."""
+    names = list(
+        dict.fromkeys(s.name for tied in (True, False) for s in settings(True, tied))
+    )
+    texts, moments, forms = Numbering(["0"]), Numbering(), Numbering()
+
+    def number(form: Form | None) -> int | None:
+        if form is None:
+            return None
+        rows = [
+            moments[
+                json.dumps([name, *(texts[kinds.get(kind, "0")] for kind in KINDS)])
+            ]
+            for name, kinds in form
+        ]
+        return forms[json.dumps(rows)]
 
     lines = [
         json.dumps(name)
         + ": [\n"
         + ",\n".join(
-            json.dumps([c, {s: number(f) for s, f in forms.items()}])
-            for c, forms in variants
+            json.dumps([c, [number(f.get(n)) for n in names]]) for c, f in each
         )
         + "]"
-        for name, variants in types.items()
+        for name, each in sorted(types.items(), key=lambda t: TYPES.index(t[0]))
     ]
-    about = json.dumps("Generated by tests/coefficients; read by memory.py.")
-    return (
-        f'{{\n"about": {about},\n"forms": [\n'
-        + ",\n".join(index)
-        + '\n],\n"types": {\n'
-        + ",\n".join(lines)
-        + "\n}\n}\n"
+    about = [
+        "Generated by tests/coefficients, read by memory.py: not to be edited.",
+        "types: a condition, then the form of each setting. A form lists moments.",
+        f"A moment: its name, then the expressions of {', '.join(KINDS)}.",
+    ]
+    return "\n".join(
+        [
+            "{",
+            f'"about": {json.dumps(about)},',
+            f'"settings": {json.dumps(names)},',
+            '"expressions": [\n' + ",\n".join(map(json.dumps, texts)) + "\n],",
+            '"moments": [\n' + ",\n".join(moments) + "\n],",
+            '"forms": [\n' + ",\n".join(forms) + "\n],",
+            '"types": {\n' + ",\n".join(lines) + "\n}",
+            "}\n",
+        ]
     )
+
+
+class Numbering(dict[str, int]):
+    """Texts with their place in the order they came."""
+
+    def __init__(self, first: Iterable[str] = ()) -> None:
+        super().__init__((text, n) for n, text in enumerate(first))
+
+    def __missing__(self, text: str) -> int:
+        """Number a new text."""
+        self[text] = len(self)
+        return self[text]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -14,9 +13,8 @@ from tests.coefficients.sizes import Poly, Sizes, poly, times
 from tests.coefficients.stage import BASE, BATCH, LM, RANK, SEQ, Stage
 from tfdoc import _follow, rehearsal
 from tfdoc._follow import Follow, Storage
-from tfdoc.cost.tables import KINDS
+from tfdoc.cost import memory, tables
 
-KIND = ("activations", "gradients", "logits", "temporaries", "kv_cache")
 LEFT_OUT = ("parameters", "optimizer")  # known without a rehearsal
 Matrix = NDArray[np.int64]
 
@@ -72,7 +70,7 @@ def follow(stage: Stage, setting: Setting) -> Follow:
 
     loss = None
     if setting.train and stage.head not in (*LM, "ForSequenceClassification"):
-        loss = lambda output: output[0].sum()  # noqa: E731
+        loss = lambda output: output[0].sum()
     with (
         mock.patch.object(_follow, "PIECE", 1),
         mock.patch.object(rehearsal, "Follow", remembered),
@@ -101,11 +99,18 @@ def sizes_of(stage: Stage) -> Sizes:
     }
     numbers |= {"tokens": BATCH * SEQ, "seq": SEQ, "batch": BATCH, "rank": RANK}
     numbers["pairs"] = BATCH * SEQ * SEQ
-    base = [s for s in values if KINDS.get(s) == "size" and numbers.get(s, 0) > 1]
+    base = [
+        s for s in values if tables.KINDS.get(s) == "size" and numbers.get(s, 0) > 1
+    ]
     base = [s for s in base if s not in ("P", "inner", "groups", "N", "labels", "R")]
-    widths = [*base]
+    widths = [*base, *(["P", "P*P"] if "P" in numbers else [])]
+    widths += ["b"] if numbers.get("b") else []
     if "d" in numbers:
-        widths += ["H*d"]
+        halves = ["d//2", "d//4", "d//8"]  # of heads that rotate in part
+        numbers |= {half: numbers["d"] // int(half[3:]) for half in halves}
+        widths += ["H*d", *halves, *(f"H*{half}" for half in halves)]
+        if "G" in numbers:
+            widths += [f"G*{half}" for half in halves]
         if numbers.get("G", numbers["H"]) != numbers["H"]:
             widths += ["G*d", "H*d+2*G*d", "H*d+G*d", "D+2*G*d", "D+2*d"]
     if "n" in numbers:
@@ -126,7 +131,9 @@ def sizes_of(stage: Stage) -> Sizes:
 
 
 def _known(text: str, numbers: dict[str, int]) -> bool:
-    return all(f.isdigit() or f in numbers for t in text.split("+") for f in t.split("*"))
+    return all(
+        f.isdigit() or f in numbers for t in text.split("+") for f in t.split("*")
+    )
 
 
 def _width(dim: int, sizes: Sizes) -> Poly:
@@ -159,7 +166,9 @@ def traces(followed: Follow, sizes: Sizes, terms: Terms) -> dict[str, Trace]:
                 state[terms.column(kind, names)] += sign * coefficient
         if entry >= followed.first and entry in born:
             rows.append(state.copy())
-            tokens.append((sum(s.nbytes for s in born[entry]), _kind(born[entry][0], kept)))
+            tokens.append(
+                (sum(s.nbytes for s in born[entry]), _kind(born[entry][0], kept))
+            )
             moments.append(followed.moment(entry))
     found = {}
     for moment in dict.fromkeys(moments):
@@ -177,7 +186,7 @@ def traces(followed: Follow, sizes: Sizes, terms: Terms) -> dict[str, Trace]:
 
 def _kind(storage: Storage, kept: int | None) -> str:
     kind = storage.kind
-    if kind in (*LEFT_OUT, *KIND):
+    if kind in (*LEFT_OUT, *memory.KINDS):
         return str(kind)
     if kind is None and kept is not None and storage.lives(kept):
         return "activations"
@@ -198,7 +207,9 @@ def affine(base: Trace, more: Trace) -> tuple[Matrix, Matrix]:
     # What comes before or after the layers may by chance look like the end or the start
     # of one; how far the two runs of equal entries reach over is known together.
     chance = max(0, head + tail - size - BASE * extra) if extra else 0
-    chance += (BASE - 1) * extra  # the first layer is no second, the last no last but one
+    chance += (
+        BASE - 1
+    ) * extra  # the first layer is no second, the last no last but one
     early = np.arange(max(0, head - chance))
     late = np.arange(min(size, size - tail + chance), size)
     there = np.concatenate([early, late + extra])

@@ -81,7 +81,10 @@ class Advice:
             if not s.r:
                 yield "--lora 16", adapters
             more = {} if s.r else adapters
-            yield "--lora 16 --quant nf4" if more else "--quant nf4", more | {"quant": "nf4"}
+            yield (
+                "--lora 16 --quant nf4" if more else "--quant nf4",
+                more | {"quant": "nf4"},
+            )
         else:
             yield "--quant nf4", {"quant": "nf4"}
             yield "--kv-dtype fp8", {"kv_dtype": "fp8"}

@@ -9,13 +9,10 @@ from functools import cached_property
 from tfdoc.cost import formulas
 from tfdoc.cost.adapters import SETS, adapted
 from tfdoc.cost.entries import Row
-from tfdoc.cost.memory import forms_of, moments, surroundings
+from tfdoc.cost.memory import KINDS, forms_of, moments, surroundings
 from tfdoc.cost.sums import BYTES, Ledger
 from tfdoc.cost.tables import Values
 from tfdoc.cost.work import attention, multiplications, tokens_of
-
-# Kinds beside weights and optimiser, in the order they are told.
-KINDS = ("activations", "gradients", "logits", "temporaries", "kv_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +58,7 @@ class Budget:
         """Bytes of the weights, with adapters."""
         s = self.settings
         stored = self.book.bytes({2: "bf16", 4: "fp32"}[self.width], s.quant)
-        return formulas.weight_bytes(
-            stored, self.trainable if s.r else 0, self.width
-        )
+        return formulas.weight_bytes(stored, self.trainable if s.r else 0, self.width)
 
     @cached_property
     def gradients(self) -> int:
@@ -88,11 +83,11 @@ class Budget:
         """What is trained: numbers of a weight, and how many of its kind there are."""
         if not self.adapters:
             return [(row.size, row.copies) for row in self.book._rows if row.stored]
-        found = []
-        for row, ranks in self.adapters:
-            for side in row.matmul or ():
-                found.append((self.settings.r * ranks * side, row.copies))
-        return found
+        return [
+            (self.settings.r * ranks * side, row.copies)
+            for row, ranks in self.adapters
+            for side in row.matmul or ()
+        ]
 
     @cached_property
     def setting(self) -> str:
@@ -139,9 +134,7 @@ class Budget:
     def moments(self) -> list[tuple[str, dict[str, int]]]:
         """The moments that can be the peak, with the bytes of all that is allocated."""
         known = moments(self.forms[self.setting], self.numbers)
-        found = [
-            (name, self._whole(kinds)) for name, kinds in known if name != "kept"
-        ]
+        found = [(name, self._whole(kinds)) for name, kinds in known if name != "kept"]
         if self.settings.train and self.settings.optim != "none":
             copy = self.gradients if self.settings.optim == "adamw" else 0
             found.append(
@@ -167,9 +160,14 @@ class Budget:
             unpacked = formulas.plain_bytes(self.largest_quantised, self.width)
             found["temporaries"] += unpacked
         if not s.train:
-            found["kv_cache"] = formulas.cache_in(
-                found["kv_cache"], BYTES[s.kv_dtype], self.width if s.precision != "amp" else 2
-            ) + self.waiting
+            found["kv_cache"] = (
+                formulas.cache_in(
+                    found["kv_cache"],
+                    BYTES[s.kv_dtype],
+                    self.width if s.precision != "amp" else 2,
+                )
+                + self.waiting
+            )
         return found
 
     @cached_property
@@ -209,7 +207,9 @@ class Budget:
         s, values = self.settings, self.book._config.values
         rows = s.batch if s.last else s.batch * s.seq
         vocabulary = values["V"] if self.is_lm else 0
-        return formulas.logits_bytes(rows, vocabulary, 4 if s.precision == "fp32" else 2)
+        return formulas.logits_bytes(
+            rows, vocabulary, 4 if s.precision == "fp32" else 2
+        )
 
     @cached_property
     def peak(self) -> int:

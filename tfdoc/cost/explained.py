@@ -23,7 +23,11 @@ def explained(budget: Budget) -> Iterator[Step]:
     total, trained = budget.book.total, budget.trainable
     if s.quant == "none":
         every = total + (trained if s.r else 0)
-        yield "weights", "parameters × bytes", f"{every:,} × {width} = {budget.weights:,}"
+        yield (
+            "weights",
+            "parameters × bytes",
+            f"{every:,} × {width} = {budget.weights:,}",
+        )
     else:
         sums = f"matrices in {s.quant}, all else × bytes"
         yield "weights", sums, f"{budget.weights:,}"

@@ -9,13 +9,15 @@ drift.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tfdoc.cost.tables import Values, evaluate, holds, layers_where
 
-Moment = tuple[str, dict[str, int]]
+# What a moment knows beside weights and optimiser, in the order of the table.
+KINDS = ("activations", "gradients", "logits", "temporaries", "kv_cache")
 
 
 @cache
@@ -24,9 +26,7 @@ def _table() -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def surroundings(
-    table: dict[str, Any], values: Values, batch: int, seq: int
-) -> Values:
+def surroundings(table: dict[str, Any], values: Values, batch: int, seq: int) -> Values:
     """Return the symbols of a config with those of what it is run on."""
     return (
         values
@@ -54,20 +54,25 @@ def counted(table: dict[str, Any], values: Values, seq: int) -> dict[str, int]:
 
 
 def forms_of(model_type: str, numbers: Values) -> dict[str, int]:
-    """Return the form of every setting that a model can be run in."""
-    variants = _table()["types"][model_type]
-    found: dict[str, int] = next(f for where, f in variants if holds(where, numbers))
-    return found
+    """Return the number of the form of every setting that a model can be run in."""
+    table = _table()
+    forms = next(f for where, f in table["types"][model_type] if holds(where, numbers))
+    named = zip(table["settings"], forms, strict=True)
+    return {name: form for name, form in named if form is not None}
 
 
-def moments(form: int, numbers: Values) -> list[Moment]:
+def expressions(form: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the moments of a form: a name, and the expression of each kind there is."""
+    table = _table()
+    for moment in table["forms"][form]:
+        name, *texts = table["moments"][moment]
+        kinds = zip(KINDS, texts, strict=True)
+        yield name, {kind: table["expressions"][text] for kind, text in kinds if text}
+
+
+def moments(form: int, numbers: Values) -> list[tuple[str, dict[str, int]]]:
     """Return the moments that can be the peak: a name, and the bytes of each kind."""
     return [
         (name, {kind: evaluate(text, numbers) for kind, text in kinds.items()})
         for name, kinds in expressions(form)
     ]
-
-
-def expressions(form: int) -> list[tuple[str, dict[str, str]]]:
-    """Return the moments of a form with the expression of each kind."""
-    return _table()["forms"][form]  # type: ignore[no-any-return]
