@@ -2,6 +2,7 @@
 // memory.py, advice.py and explained.py. Needs formulas.js, tables.js and ledger.js.
 const budgets = (() => {
   "use strict";
+  const { repr } = reading;
   const { evaluate, holds, layersWhere } = models;
   const { BYTES, SETS, adapted, attention, multiplications, sum, tokensOf } = ledgers;
   const KINDS = ["activations", "gradients", "logits", "temporaries", "kv_cache"];
@@ -18,19 +19,31 @@ const budgets = (() => {
     return { slides, full: number - slides, sparse, dense: number - sparse };
   }
 
+  // The number of the form of every setting that a model can be run in.
   function formsOf(modelType, numbers) {
     const variants = tables.memory.types[modelType];
     const found = variants?.find(([where]) => holds(where, numbers));
-    const what = `memory of model_type=${reading.repr(modelType)} is not known`;
-    return found ? found[1] : reading.refuse(what);
+    if (!found) reading.refuse(`memory of model_type=${repr(modelType)} is not known`);
+    const named = tables.memory.settings.map((name, i) => [name, found[1][i]]);
+    return Object.fromEntries(named.filter(([, form]) => form !== null));
+  }
+
+  // The moments of a form: a name, and the expression of each kind there is.
+  function expressions(form) {
+    const { expressions: texts, forms, moments: known } = tables.memory;
+    return forms[form].map((moment) => {
+      const [name, ...places] = known[moment];
+      const kinds = KINDS.map((kind, i) => [kind, places[i]]).filter(([, at]) => at);
+      return [name, Object.fromEntries(kinds.map(([kind, at]) => [kind, texts[at]]))];
+    });
   }
 
   function moments(form, numbers) {
-    const kindsOf = (kinds) =>
-      Object.fromEntries(
-        Object.entries(kinds).map(([k, text]) => [k, evaluate(text, numbers)]),
-      );
-    return tables.memory.forms[form].map(([name, kinds]) => [name, kindsOf(kinds)]);
+    const bytes = ([kind, text]) => [kind, evaluate(text, numbers)];
+    return expressions(form).map(([name, kinds]) => [
+      name,
+      Object.fromEntries(Object.entries(kinds).map(bytes)),
+    ]);
   }
 
   class Budget {
@@ -244,7 +257,7 @@ const budgets = (() => {
   function levers(budget) {
     const lower = changes(budget.s)
       .map(([name, changed]) => [name, budget.other(changed)])
-      .filter(([, other]) => other.setting in budget.forms)
+      .filter(([, other]) => other.setting in other.forms)
       .map(([name, other]) => [name, other.peak])
       .filter(([, peak]) => peak < budget.peak);
     lower.sort(([, a], [, b]) => (a < b ? -1 : a > b ? 1 : 0));
@@ -324,7 +337,7 @@ const budgets = (() => {
       const kept = "requests × kept numbers × bytes";
       found.push(["kv_cache", kept, commas(budget.kv_cache)]);
     }
-    for (const [name, kinds] of tables.memory.forms[budget.forms[budget.setting]]) {
+    for (const [name, kinds] of expressions(budget.forms[budget.setting])) {
       for (const [kind, text] of Object.entries(kinds)) {
         const label = name === "kept" ? "kept activations" : `${name}: ${kind}`;
         found.push([label, pretty(text), filled(text, budget.numbers)]);

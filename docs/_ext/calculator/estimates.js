@@ -211,17 +211,24 @@ const estimates = (() => {
     const [moment, all] = budget.moments.find(
       ([, kinds]) => whole(kinds) === budget.peak,
     );
-    const { train, r, targets, quant, last, ...same } = s;
     const room = gpu === null ? null : gpu - overhead;
     return {
       model,
       architecture: book.architecture,
       settings: {
-        ...same,
-        mode: train ? "train" : "infer",
-        lora: r ? { r, targets } : null,
-        quant: quant === "none" ? null : quant,
-        logits: last ? "last" : "all",
+        mode: s.train ? "train" : "infer",
+        batch: s.batch,
+        seq: s.seq,
+        precision: s.precision,
+        attn: s.attn,
+        checkpointing: s.checkpointing,
+        optim: s.optim,
+        lora: s.r ? { r: s.r, targets: s.targets } : null,
+        quant: s.quant === "none" ? null : s.quant,
+        logits: s.last ? "last" : "all",
+        accumulate: s.accumulate,
+        kv_dtype: s.kv_dtype,
+        requests: s.train ? null : s.requests,
       },
       parameters: {
         total: book.total,
@@ -243,7 +250,7 @@ const estimates = (() => {
         at_peak: Object.fromEntries(Object.entries(all).filter(([, bytes]) => bytes)),
       },
       flops: { forward: budget.forward, training_step: budget.training_step },
-      lora: { trainable: r ? budget.trainable : 0n },
+      lora: { trainable: s.r ? budget.trainable : 0n },
       gpu,
       overhead,
       fits: room === null ? null : budget.peak <= room,
