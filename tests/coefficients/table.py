@@ -32,11 +32,11 @@ from tests.coefficients.traces import (
     sizes_of,
     traces,
 )
-from tfdoc.cost.memory import KINDS
+from tfdoc.cost.memory import FILE, KINDS
 from tfdoc.cost.tables import TYPES
 
 LOG = logging.getLogger(__name__)
-FILE = Path(__file__).parents[2] / "tfdoc" / "cost" / "memory.json"
+
 PROBES = 3  # settings that decide whether a variant is like an earlier one
 TOLERANCE = 2e-3  # of the peak, by which the chosen entries may fall short of all
 ROUGHLY = 3e-2  # the same for a moment that is not the peak

@@ -16,14 +16,14 @@ from typing import Any
 
 from tfdoc.cost.tables import Values, evaluate, holds, layers_where
 
+FILE = Path(__file__).with_name("memory.json")
 # What a moment knows beside weights and optimiser, in the order of the table.
 KINDS = ("activations", "gradients", "logits", "temporaries", "kv_cache")
 
 
 @cache
 def _table() -> dict[str, Any]:
-    file = Path(__file__).with_name("memory.json")
-    return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads(FILE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def surroundings(table: dict[str, Any], values: Values, batch: int, seq: int) -> Values:

@@ -66,7 +66,8 @@ class Estimate:
         ``.optimizer``, ``.activations`` kept for the backward pass, ``.logits``,
         ``.kv_cache``; ``.peak`` and ``.peak_moment`` (``forward``, ``loss``,
         ``backward`` or ``step``); ``.peaks`` of each moment; ``.at_peak``, what the peak
-        consists of; ``.temporaries``, what it holds besides the kinds above.
+        consists of; ``.temporaries``, what it holds besides the kinds above, autocast's
+        copies of weights among it.
     flops
         ``.forward`` and ``.training_step``, matrix products only; 0 in inference.
     lora
