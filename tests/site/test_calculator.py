@@ -16,10 +16,10 @@ from docutils.utils.math.latex2mathml import tex2mathml
 
 from tests.browser.conftest import missing
 from tests.drawn_configs import draw
+from tests.drawn_settings import COVERED, SPOILT, drawn, estimated, written
 from tests.test_ledger_errors import FILES, WRONG
-from tfdoc import Ledger, estimate, ledger, preset, preset_names
-from tfdoc.cost import formulas, memory
-from tfdoc.cost.report import as_dict
+from tfdoc import Ledger, ledger, preset, preset_names
+from tfdoc.cost import formulas
 from tfdoc.cost.tables import TYPES, model
 
 HEADS = [(name, head) for name in TYPES for head in model(name)["heads"]]
@@ -42,16 +42,6 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("calculator") / "ledger.js"
     path.write_text(bundle.ledger_script(), encoding="utf-8")
     return path
-
-
-def written(value: object) -> Any:
-    """Return a value with its whole numbers as the driver takes them."""
-    if isinstance(value, dict):
-        return {key: written(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [written(item) for item in value]
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return {"whole": str(value)} if whole else value
 
 
 def asked(node: str, script: Path, cases: list[dict[str, Any]]) -> list[Any]:
@@ -212,75 +202,6 @@ def test_wrong_texts_are_refused(node: str, script: Path) -> None:
     assert "did you mean 'llama-3-8b'" in said[-7]
 
 
-COVERED = [
-    name
-    for name in preset_names()
-    if preset(name)["model_type"] in memory._table()["types"]
-]
-
-
-def settings(rng: random.Random, config: str) -> dict[str, Any]:
-    """Return settings that mostly make sense."""
-    train = rng.random() < 0.6
-    chosen: dict[str, Any] = {
-        "config": config,
-        "mode": "train" if train else "infer",
-        "batch": rng.choice([1, 2, 7, 64, 1024]),
-        "seq": rng.choice([None, 1, 77, 1024, 8192, 100_000]),
-        "precision": rng.choice(["bf16", "fp32", "amp"]),
-        "attn": rng.choice(["sdpa", "eager"]),
-    }
-    of_training = {
-        "checkpointing": rng.random() < 0.5,
-        "optim": rng.choice(["adamw", "adamw8bit", "sgd", "none"]),
-        "accumulate": rng.choice([1, 4]),
-        "lora": rng.choice(
-            [None, None, {"r": 16}, *({"r": 8, "targets": t} for t in TARGETS)]
-        ),
-    }
-    of_inference = {
-        "logits": rng.choice([None, "all", "last"]),
-        "kv_dtype": rng.choice([None, "fp8", "fp32"]),
-        "requests": rng.choice([None, 64, 4096]),
-    }
-    chosen |= of_training if train else of_inference
-    if not train or chosen["lora"]:
-        chosen["quant"] = rng.choice([None, "none", "int8", "nf4"])
-    if rng.random() < 0.5:
-        chosen["gpu"] = rng.choice(SIZES)
-        chosen["overhead"] = rng.choice([0, 2**30])
-    return chosen
-
-
-TARGETS = (
-    "qv",
-    "qkvo",
-    "all-linear",
-    "q_proj,v_proj",
-    "v_proj",
-    "o_proj, down_proj",
-    "nothing",
-)
-SIZES = ["24GiB", "80 GB", "RTX 4090", "h200", 10**10, "1.5TiB", "0.5 gib", "12MB"]
-SPOILT: dict[str, list[Any]] = {
-    "mode": ["training", ""], "batch": [0, -1, 2**41], "seq": [0, 2**41],
-    "precision": ["int8"], "attn": ["flash"], "optim": ["adam"], "accumulate": [0, 3],
-    "checkpointing": [True, 1, "yes"], "quant": ["nf8", "nf4"], "requests": [0, 1, 5],
-    "logits": ["some", "last"], "kv_dtype": ["int8", "fp8"], "overhead": [-1, 2**60],
-    "gpu": ["24", "24 parsec", "rtx", "rtx-409", "", "24GIB!", 0, "0GB", "-3GiB", "2000TiB", "quux"],
-    "lora": [{"r": 0}, {"r": 8, "targets": ""}, {"r": 2**41}],
-}  # fmt: skip
-
-
-def estimated(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return what Python says, in the driver's shape."""
-    try:
-        found = estimate(**chosen)
-    except (TypeError, ValueError) as error:
-        return {"Refused": str(error)}
-    return written(as_dict(found) | {"steps": found.steps})  # type: ignore[no-any-return]
-
-
 def compare_estimates(node: str, script: Path, asks: list[dict[str, Any]]) -> int:
     """Compare both languages and return how many settings were refused."""
     refused = 0
@@ -296,7 +217,7 @@ def compare_estimates(node: str, script: Path, asks: list[dict[str, Any]]) -> in
 def test_estimates_to_the_byte(node: str, script: Path) -> None:
     rng = random.Random("estimates")  # noqa: S311
     asks = [
-        settings(rng, name) for name in COVERED for _ in range(-(-600 // len(COVERED)))
+        drawn(rng, name) for name in COVERED for _ in range(-(-600 // len(COVERED)))
     ]
     assert compare_estimates(node, script, asks) < len(asks) / 2
 
@@ -304,7 +225,7 @@ def test_estimates_to_the_byte(node: str, script: Path) -> None:
 def test_spoilt_settings_to_the_last_word(node: str, script: Path) -> None:
     rng = random.Random("spoilt")  # noqa: S311
     asks = [
-        settings(rng, rng.choice(COVERED)) | {name: value}
+        drawn(rng, rng.choice(COVERED)) | {name: value}
         for name, values in SPOILT.items()
         for value in values
         for _ in range(4)

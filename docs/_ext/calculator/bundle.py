@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 WRITTEN = (
     "reading.js", "models.js", "config.js", "ledger.js", "budgets.js", "estimates.js",
 )  # fmt: skip
+PAGE = ("results.js", "page.js")
 
 
 def literal(value: Any) -> str:
@@ -61,4 +62,5 @@ def ledger_script() -> str:
 
 def page_script() -> str:
     """Return the script of the page."""
-    return "\n".join([ledger_script(), (HERE / "page.js").read_text(encoding="utf-8")])
+    written = [(HERE / name).read_text(encoding="utf-8") for name in PAGE]
+    return "\n".join([ledger_script(), *written])

@@ -9,10 +9,12 @@ from typing import Any
 import jinja2
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from tfdoc import ledger, preset, preset_names
-from tfdoc.cost import formulas
+import tfdoc
+from tfdoc import estimate, ledger, preset, preset_names
+from tfdoc.cost import formulas, memory
 from tfdoc.cost.gpus import GPUS
 from tfdoc.cost.tables import model
 
@@ -42,13 +44,21 @@ def families() -> list[tuple[str, list[str]]]:
     return [(str(model(family)["class"]), list(names)) for family, names in found]
 
 
+def _depend(env: BuildEnvironment) -> None:
+    """Read the page again when anything that it is made of changes."""
+    for folder in (Path(__file__).parent, Path(tfdoc.__file__).parent):
+        for file in sorted(folder.rglob("*.*")):
+            if file.suffix in (".py", ".json", ".html"):
+                env.note_dependency(file)
+
+
 class Calculator(SphinxDirective):
     """``.. calculator::``: the form and the places of its results."""
 
     def run(self) -> list[nodes.Node]:
         """Return the form as HTML."""
         template = Path(__file__).with_name("form.html")
-        self.env.note_dependency(template)
+        _depend(self.env)
         page = jinja2.Template(template.read_text(encoding="utf-8"), autoescape=True)
         form = page.render(families=families(), first=FIRST, gpus=gpus())
         return [nodes.raw("", form, format="html")]
@@ -59,9 +69,10 @@ class AtAGlance(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
+        _depend(self.env)
         heads = [
-            "Model", "Parameters, millions", "active", "Weights in bf16, GiB", "in NF4",
-            "Cache, GiB", "LoRA trains, millions", "TFLOP",
+            "Model", "Parameters, millions", "active", "Weights in bf16", "in NF4",
+            "Cache", "Training", "with LoRA on NF4",
         ]  # fmt: skip
         rows = [heads, *map(_glance, GLANCE)]
         lines = [".. list-table::", "   :header-rows: 1", "   :class: glance", ""]
@@ -76,12 +87,23 @@ def _glance(name: str) -> list[str]:
         name,
         f"{book.total / 1e6:,.1f}",
         f"{book.active / 1e6:,.1f}",
-        f"{book.bytes() / 2**30:.2f}",
-        f"{book.bytes(quant='nf4') / 2**30:.2f}",
-        f"{book.kv_cache(1, TOKENS) / 2**30:.2f}",
-        f"{book.lora(16) / 1e6:,.1f}",
-        f"{book.flops(1, TOKENS) / 1e12:,.1f}",
+        _gib(book.bytes()),
+        _gib(book.bytes(quant="nf4")),
+        _gib(book.kv_cache(1, TOKENS)),
+        _gib(_peak(name)),
+        _gib(_peak(name, lora={"r": 16}, quant="nf4")),
     ]
+
+
+def _gib(nbytes: int | None) -> str:
+    return "" if nbytes is None else f"{nbytes / 2**30:,.2f}"
+
+
+def _peak(name: str, **settings: Any) -> int | None:
+    """Return the peak of a training step, None where the table does not have it yet."""
+    if preset(name)["model_type"] not in memory._table()["types"]:
+        return None
+    return estimate(name, **settings).memory.peak
 
 
 class Formulas(SphinxDirective):
@@ -89,7 +111,7 @@ class Formulas(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return what each formula means, and the formula."""
-        self.env.note_dependency(formulas.__file__)
+        _depend(self.env)
         return [
             nodes.container(
                 "",
