@@ -6,13 +6,13 @@ import random
 from typing import Any
 
 from tfdoc import estimate, preset, preset_names
-from tfdoc.cost import memory
+from tfdoc.cost.memory import FOLDER
 from tfdoc.cost.report import as_dict
 
 COVERED = [
     name
     for name in preset_names()
-    if preset(name)["model_type"] in memory._table()["types"]
+    if FOLDER.joinpath(f"{preset(name)['model_type']}.json").exists()
 ]
 
 

@@ -29,7 +29,7 @@ from tfdoc import (
     rehearsal,
     rehearse,
 )
-from tfdoc.cost.memory import FILE
+from tfdoc.cost.memory import FOLDER
 from tfdoc.cost.tables import TYPES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -38,7 +38,6 @@ transformers.logging.set_verbosity_error()
 DATA: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "memory.json").read_text(encoding="utf-8")
 )
-TABLE = unpacked()
 
 
 def estimated(row: list[Any], kind: str) -> int:
@@ -68,14 +67,17 @@ def test_the_coefficients_are_those_of_a_rehearsal(model_type: str) -> None:
     number = TYPES.index(model_type)
     condition, head, flags, kinds = [*stages(model_type)][number % 3 // 2]
     stage = Stage(model_type, head, flags, tuple((kind, 2) for kind in kinds))
-    kept = dict(TABLE[model_type])[condition]
+    kept = unpacked(model_type)[condition]
     ways = [s for s in settings(head in LM, dict(flags)["tied"]) if s.name in kept]
     setting = random.Random(number).choice(ways)  # noqa: S311
     assert form(stage, kinds, setting, samples(kinds, flags)) == kept[setting.name]
 
 
-def test_the_table_is_the_one_that_is_written() -> None:
-    assert packed(TABLE) == FILE.read_text(encoding="utf-8")
+def test_the_tables_are_those_that_are_written() -> None:
+    for model_type in TYPES:
+        text = FOLDER.joinpath(f"{model_type}.json").read_text(encoding="utf-8")
+        assert packed(unpacked(model_type)) == text
+    assert len([*FOLDER.iterdir()]) == len(TYPES)
 
 
 # The smallest published model of every type, against a rehearsal of itself.

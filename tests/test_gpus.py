@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdoc.cost.gpus import GPUS, gpu_memory
+from tfdoc.cost.gpus import GPUS, accelerator, gpu_memory
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,11 @@ def test_it_imports_no_torch() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "False"
+
+
+def test_an_accelerator_is_found_in_any_case() -> None:
+    assert accelerator("RTX 4090") is GPUS["rtx-4090"]
+    with pytest.raises(KeyError, match="name='h1000' is no accelerator; known are t4"):
+        accelerator("h1000")
+    with pytest.raises(TypeError, match="name must be a string, got 80"):
+        accelerator(80)  # type: ignore[arg-type]

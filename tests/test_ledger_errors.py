@@ -107,8 +107,8 @@ def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
 
 
 ASKED: list[tuple[str, tuple[Any, ...], type[Exception], str]] = [
-    ("bytes", ("int4",), ValueError, "dtype='int4' is none of fp32, bf16, fp16, fp8"),
-    ("bytes", ("bf16", "nf8"), ValueError, "quant='nf8' is none of none, int8, nf4"),
+    ("bytes", ("int4",), ValueError, "dtype must be one of fp32, bf16, fp16, fp8; got 'int4'"),
+    ("bytes", ("bf16", "nf8"), ValueError, "quant must be one of none, int8, nf4; got 'nf8'"),
     ("lora", (0,), ValueError, "r must be at least 1, got 0"),
     ("lora", (8.0,), TypeError, "r must be a positive integer, got 8.0"),
     ("lora", (8, "q_prj"), ValueError, "targets='q_prj' names no linear layer of LlamaForCausalLM; did you mean 'q_proj'"),
@@ -119,7 +119,7 @@ ASKED: list[tuple[str, tuple[Any, ...], type[Exception], str]] = [
     ("kv_cache", (1, "8"), TypeError, "seq must be a positive integer, got '8'"),
     ("kv_cache", (1, 8, "bf16", 4), ValueError, "source=4 but LlamaForCausalLM has no encoder and decoder"),
     ("flops", (1, -8), ValueError, "seq must be at least 1, got -8"),
-    ("flops", (1, 8, None, "some"), ValueError, "logits='some' is none of all, last"),
+    ("flops", (1, 8, None, "some"), ValueError, "logits must be one of all, last; got 'some'"),
 ]  # fmt: skip
 
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     )
     from tfdoc.cores import DotProductCore, attention, fused_attention
     from tfdoc.cost import (
+        Accelerator,
         Entry,
         Estimate,
         Ledger,
+        accelerator,
         count_params,
         estimate,
         estimate_params,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tfdoc.rehearsal import Rehearsal, rehearse
 
 __all__ = [
+    "Accelerator",
     "Causal",
     "DotProductCore",
     "Encoder",
@@ -64,6 +67,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerLayer",
     "Window",
+    "accelerator",
     "attention",
     "count_params",
     "estimate",
@@ -85,7 +89,10 @@ if not TYPE_CHECKING:
     _HOMES = {
         "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
         "cores": "DotProductCore attention fused_attention",
-        "cost": "Entry Estimate Ledger count_params estimate estimate_params ledger",
+        "cost": (
+            "Accelerator Entry Estimate Ledger accelerator count_params estimate "
+            "estimate_params ledger"
+        ),
         "feedforward": "FeedForward GatedFeedForward",
         "interop": "from_torch mask_from_torch",
         "masks": "Causal Mask Padding Window",

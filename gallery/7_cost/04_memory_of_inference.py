@@ -20,8 +20,7 @@ import pandas as pd
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tfdoc import ledger, preset, rehearse
-from tfdoc.cost.gpus import GPUS
+from tfdoc import accelerator, ledger, preset, rehearse
 
 torch.manual_seed(0)
 build = AutoModelForCausalLM.from_config
@@ -172,7 +171,7 @@ fig.set_label(
 # The last model weighs twice the first; on an H100 it has room for many more.
 weights = pd.Series({name: ledger(name).bytes("bf16") for name in names})
 gpus = "rtx-4090", "a100-40gb", "h100-80gb", "mi300x"
-left = pd.DataFrame({g: GPUS[g].memory - weights for g in gpus})
+left = pd.DataFrame({g: accelerator(g).memory - weights for g in gpus})
 fits = left.clip(lower=0).floordiv(sizes["exact"], axis="index")
 assert weights["deepseek-v2-lite"] > 2 * weights["llama-2-7b"]
 assert fits["h100-80gb"].iloc[-1] > 10 * fits["h100-80gb"].iloc[0]
@@ -185,9 +184,10 @@ fits.rename_axis("model")
 B, name = int(fits["rtx-4090"]["llama-3-8b"]), "llama-3-8b"
 read_all = run(name, B, T, logits_to_keep=1)
 write_all = run(name, B, 1, read_all.output[1])
+card = accelerator("rtx-4090").memory
 for what, peak in ("prefill", read_all.peak), ("decode", write_all.peak):
-    print(f"{B} caches, {what}: {peak / GPUS['rtx-4090'].memory:.1%} full")
-    assert peak > GPUS["rtx-4090"].memory
+    print(f"{B} caches, {what}: {peak / card:.1%} full")
+    assert peak > card
 copy = write_all.peak - write_all.parameters - write_all.kv_cache
 assert abs(copy - read_all.kv_cache / (2 * 32)) < 2**20
 

@@ -24,8 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tfdoc import ledger, preset, rehearse
-from tfdoc.cost.gpus import GPUS
+from tfdoc import accelerator, ledger, preset, rehearse
 
 n, m, rows = 1024, 4096, 4
 x, W = torch.randn(rows, n), torch.randn(n, m)
@@ -146,7 +145,7 @@ def roof(intensity):
 
 # %%
 # Llama-3-8B on an H100, with texts of T = 512:
-book, gpu, T = ledger("llama-3-8b"), GPUS["h100-80gb"], 512
+book, gpu, T = ledger("llama-3-8b"), accelerator("h100-80gb"), 512
 read = book.bytes() - 2 * book.embedding
 prefill = book.flops(1, T, logits="last") / (read + book.kv_cache(1, T))
 works = {f"prefill of {T}": prefill}

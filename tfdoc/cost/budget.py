@@ -131,9 +131,14 @@ class Budget:
         return forms_of(self.book.model_type, self.numbers)
 
     @cached_property
+    def _known(self) -> list[tuple[str, dict[str, int]]]:
+        form = self.forms[self.setting]
+        return moments(self.book.model_type, form, self.numbers)
+
+    @cached_property
     def moments(self) -> list[tuple[str, dict[str, int]]]:
         """The moments that can be the peak, with the bytes of all that is allocated."""
-        known = moments(self.forms[self.setting], self.numbers)
+        known = self._known
         found = [(name, self._whole(kinds)) for name, kinds in known if name != "kept"]
         if self.settings.train and self.settings.optim != "none":
             copy = self.gradients if self.settings.optim == "adamw" else 0
@@ -198,8 +203,8 @@ class Budget:
     @cached_property
     def activations(self) -> int:
         """Bytes kept for the backward pass."""
-        known = moments(self.forms[self.setting], self.numbers)
-        return sum(sum(kinds.values()) for name, kinds in known if name == "kept")
+        kept = (kinds for name, kinds in self._known if name == "kept")
+        return sum(sum(kinds.values()) for kinds in kept)
 
     @cached_property
     def logits(self) -> int:

@@ -41,7 +41,8 @@ def explained(budget: Budget) -> Iterator[Step]:
             yield "optimizer", formula, state
     else:
         yield "kv_cache", "requests × kept numbers × bytes", f"{budget.kv_cache:,}"
-    for name, kinds in expressions(budget.forms[budget.setting]):
+    form = budget.forms[budget.setting]
+    for name, kinds in expressions(budget.book.model_type, form):
         for kind, text in kinds.items():
             label = "kept activations" if name == "kept" else f"{name}: {kind}"
             yield label, pretty(text), filled(text, budget.numbers)

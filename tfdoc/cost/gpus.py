@@ -13,7 +13,7 @@ from types import MappingProxyType
 from tfdoc._checks import positive_int
 from tfdoc.cost.configs import near
 
-__all__ = ["GPUS", "Accelerator", "gpu_memory"]
+__all__ = ["Accelerator", "accelerator"]
 
 LARGEST = 2**50  # bytes
 UNITS = {f"{p}b": 1000**n for n, p in enumerate(["", *"kmgt"])}
@@ -22,12 +22,28 @@ UNITS |= {f"{p}ib": 1024**n for n, p in enumerate("kmgt", 1)}
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """What one accelerator has, in bytes, bytes a second and operations a second.
+    """What one accelerator has; :func:`tfdoc.accelerator` finds it by name.
 
-    `memory` is what the maker's own tool reports as the total, more than a program gets.
-    `bf16` and `fp8` are peaks of dense matrix products with sums in float32; `bf16` is
-    that of fp16 where there is no bfloat16, `fp8` None where there is no such product.
-    `unverified` names figures that were not found again in a second source.
+    Attributes
+    ----------
+    name : str
+        As ``h100-80gb``.
+    memory : int
+        Bytes, the total that the maker's own tool reports: more than a program gets.
+    bandwidth : float
+        Bytes a second between memory and chip.
+    bf16, fp8 : float
+        Floating point operations a second, the peak of dense matrix products with sums in
+        float32; `bf16` is that of fp16 where there is no bfloat16, `fp8` None where there
+        is no such product.
+    unverified : tuple of str
+        Figures that were not found again in a second source.
+
+    Examples
+    --------
+    >>> from tfdoc import accelerator
+    >>> accelerator("RTX-4090").memory // 2**20, accelerator("t4").fp8
+    (24564, None)
     """
 
     name: str
@@ -57,6 +73,37 @@ def _table() -> Mapping[str, Accelerator]:
 
 
 GPUS = _table()
+
+
+def accelerator(name: str) -> Accelerator:
+    """Return an accelerator by its name.
+
+    Parameters
+    ----------
+    name : str
+        In any case, as ``h100-80gb`` or ``RTX 4090``.
+
+    Raises
+    ------
+    TypeError, KeyError
+        If `name` is not a string, or not known; the error lists what is.
+
+    Examples
+    --------
+    >>> from tfdoc import accelerator
+    >>> h100 = accelerator("h100-80gb")
+    >>> h100.bf16 / h100.bandwidth  # operations for each byte that is read  # doctest: +ELLIPSIS
+    295.2...
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}")
+    if (found := GPUS.get(_plain(name))) is None:
+        raise KeyError(f"name={name!r} is no accelerator; known are {', '.join(GPUS)}")
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_]+", "-", name.strip().lower())
 
 
 def gpu_memory(gpu: str | int) -> int:
@@ -89,7 +136,7 @@ def gpu_memory(gpu: str | int) -> int:
 
 def _bytes(text: str) -> int:
     word = text.strip().lower()
-    if (name := re.sub(r"[\s_]+", "-", word)) in GPUS:
+    if (name := _plain(word)) in GPUS:
         return GPUS[name].memory
     size = re.fullmatch(r"([-+]?\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", word, re.ASCII)
     if size is None:

@@ -1,7 +1,7 @@
 """The closed form of memory: the largest of a few moments, each a sum of products.
 
-``memory.json`` says for each model type and setting which moments can be the peak, and
-what is allocated then besides weights and optimiser. Its coefficients are not chosen:
+The tables in ``coefficients`` say for each model type and setting which moments can be the
+peak, and what is allocated then besides weights and optimiser. Their numbers are not chosen:
 rehearsals of small models on the meta device generate them, and a test fails when they
 drift.
 """
@@ -16,14 +16,15 @@ from typing import Any
 
 from tfdoc.cost.tables import Values, evaluate, holds, layers_where
 
-FILE = Path(__file__).with_name("memory.json")
+FOLDER = Path(__file__).with_name("coefficients")
 # What a moment knows beside weights and optimiser, in the order of the table.
 KINDS = ("activations", "gradients", "logits", "temporaries", "kv_cache")
 
 
 @cache
-def _table() -> dict[str, Any]:
-    return json.loads(FILE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+def _table(model_type: str) -> dict[str, Any]:
+    text = FOLDER.joinpath(f"{model_type}.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
 
 
 def surroundings(table: dict[str, Any], values: Values, batch: int, seq: int) -> Values:
@@ -55,24 +56,26 @@ def counted(table: dict[str, Any], values: Values, seq: int) -> dict[str, int]:
 
 def forms_of(model_type: str, numbers: Values) -> dict[str, int]:
     """Return the number of the form of every setting that a model can be run in."""
-    table = _table()
-    forms = next(f for where, f in table["types"][model_type] if holds(where, numbers))
+    table = _table(model_type)
+    forms = next(f for where, f in table["variants"] if holds(where, numbers))
     named = zip(table["settings"], forms, strict=True)
     return {name: form for name, form in named if form is not None}
 
 
-def expressions(form: int) -> Iterator[tuple[str, dict[str, str]]]:
+def expressions(model_type: str, form: int) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the moments of a form: a name, and the expression of each kind there is."""
-    table = _table()
+    table = _table(model_type)
     for moment in table["forms"][form]:
         name, *texts = table["moments"][moment]
         kinds = zip(KINDS, texts, strict=True)
         yield name, {kind: table["expressions"][text] for kind, text in kinds if text}
 
 
-def moments(form: int, numbers: Values) -> list[tuple[str, dict[str, int]]]:
+def moments(
+    model_type: str, form: int, numbers: Values
+) -> list[tuple[str, dict[str, int]]]:
     """Return the moments that can be the peak: a name, and the bytes of each kind."""
     return [
         (name, {kind: evaluate(text, numbers) for kind, text in kinds.items()})
-        for name, kinds in expressions(form)
+        for name, kinds in expressions(model_type, form)
     ]

@@ -84,6 +84,13 @@ class Estimate:
         Name, formula and numbers of what was counted.
     left_out : tuple of str
         Keys of a larger model that lies around the text model and is not counted.
+
+    Examples
+    --------
+    >>> from tfdoc import estimate
+    >>> step = estimate("gpt2", batch=8, seq=1024, precision="amp")
+    >>> step.memory.peak == sum(step.memory.at_peak.values())
+    True
     """
 
     model: str

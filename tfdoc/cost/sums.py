@@ -8,7 +8,7 @@ from functools import cached_property
 from os import PathLike
 from typing import Any
 
-from tfdoc._checks import positive_int
+from tfdoc._checks import one_of, positive_int
 from tfdoc.cost.adapters import adapted
 from tfdoc.cost.configs import Config, read
 from tfdoc.cost.entries import Entry, rows_of, unfold
@@ -134,8 +134,8 @@ class Ledger:
         >>> gpt2.bytes("fp32"), gpt2.bytes(quant="nf4")
         (497759232, 122825472)
         """
-        width = BYTES[_one_of("dtype", dtype, tuple(BYTES))]
-        quant = _one_of("quant", "none" if quant is None else quant, QUANTS)
+        width = BYTES[one_of("dtype", dtype, tuple(BYTES))]
+        quant = one_of("quant", "none" if quant is None else quant, QUANTS)
         return stored(self._rows, width, quant)
 
     def lora(self, r: int, targets: str | Sequence[str] = "all-linear") -> int:
@@ -200,7 +200,7 @@ class Ledger:
         >>> mistral.kv_cache(1, 4095) == mistral.kv_cache(1, 32_768)  # a window of 4096
         True
         """
-        width = BYTES[_one_of("dtype", dtype, tuple(BYTES))]
+        width = BYTES[one_of("dtype", dtype, tuple(BYTES))]
         batch, seq, source = self._sizes(batch, seq, source)
         numbers = cached(self._table, self._config.values, seq, source)
         return cache_bytes(batch, numbers, width)
@@ -235,7 +235,7 @@ class Ledger:
         >>> ledger({"model_type": "llama"}).flops(1, 2048) / 2048 / 1e9  # a token
         14.287896576
         """
-        _one_of("logits", logits, ("all", "last"))
+        one_of("logits", logits, ("all", "last"))
         batch, seq, source = self._sizes(batch, seq, source)
         values = self._config.values
         tokens = tokens_of(batch, seq, source, seq if logits == "all" else 1)
@@ -295,9 +295,3 @@ def ledger(
     ValueError: n_heads=16 is not known for model_type='gpt2'; did you mean 'n_head'?
     """
     return Ledger(read(config, architecture))
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name}={value!r} is none of {', '.join(allowed)}")
-    return value

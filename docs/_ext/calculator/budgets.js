@@ -19,28 +19,37 @@ const budgets = (() => {
     return { slides, full: number - slides, sparse, dense: number - sparse };
   }
 
+  function tableOf(modelType) {
+    const table = tables.memory[modelType];
+    return (
+      table ?? reading.refuse(`memory of model_type=${repr(modelType)} is not known`)
+    );
+  }
+
   // The number of the form of every setting that a model can be run in.
   function formsOf(modelType, numbers) {
-    const variants = tables.memory.types[modelType];
-    const found = variants?.find(([where]) => holds(where, numbers));
-    if (!found) reading.refuse(`memory of model_type=${repr(modelType)} is not known`);
-    const named = tables.memory.settings.map((name, i) => [name, found[1][i]]);
+    const { settings, variants } = tableOf(modelType);
+    const [, forms] = variants.find(([where]) => holds(where, numbers));
+    const named = settings.map((name, i) => [name, forms[i]]);
     return Object.fromEntries(named.filter(([, form]) => form !== null));
   }
 
   // The moments of a form: a name, and the expression of each kind there is.
-  function expressions(form) {
-    const { expressions: texts, forms, moments: known } = tables.memory;
-    return forms[form].map((moment) => {
-      const [name, ...places] = known[moment];
+  function expressions(modelType, form) {
+    const table = tableOf(modelType);
+    return table.forms[form].map((moment) => {
+      const [name, ...places] = table.moments[moment];
       const kinds = KINDS.map((kind, i) => [kind, places[i]]).filter(([, at]) => at);
-      return [name, Object.fromEntries(kinds.map(([kind, at]) => [kind, texts[at]]))];
+      return [
+        name,
+        Object.fromEntries(kinds.map(([k, at]) => [k, table.expressions[at]])),
+      ];
     });
   }
 
-  function moments(form, numbers) {
+  function moments(modelType, form, numbers) {
     const bytes = ([kind, text]) => [kind, evaluate(text, numbers)];
-    return expressions(form).map(([name, kinds]) => [
+    return expressions(modelType, form).map(([name, kinds]) => [
       name,
       Object.fromEntries(Object.entries(kinds).map(bytes)),
     ]);
@@ -167,7 +176,8 @@ const budgets = (() => {
       return found;
     },
     forms: ({ book, numbers }) => formsOf(book.modelType, numbers),
-    known: ({ forms, numbers, setting }) => moments(forms[setting], numbers),
+    known: ({ book, forms, numbers, setting }) =>
+      moments(book.modelType, forms[setting], numbers),
     // The moments that can be the peak, with the bytes of all that is allocated.
     moments: (budget) => {
       const { gradients, known, s } = budget;
@@ -337,7 +347,8 @@ const budgets = (() => {
       const kept = "requests × kept numbers × bytes";
       found.push(["kv_cache", kept, commas(budget.kv_cache)]);
     }
-    for (const [name, kinds] of expressions(budget.forms[budget.setting])) {
+    const form = budget.forms[budget.setting];
+    for (const [name, kinds] of expressions(book.modelType, form)) {
       for (const [kind, text] of Object.entries(kinds)) {
         const label = name === "kept" ? "kept activations" : `${name}: ${kind}`;
         found.push([label, pretty(text), filled(text, budget.numbers)]);

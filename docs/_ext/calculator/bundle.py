@@ -12,6 +12,7 @@ from typing import Any
 from tfdoc import preset, preset_names
 from tfdoc.cost import formulas, tables
 from tfdoc.cost.gpus import GPUS
+from tfdoc.cost.memory import FOLDER
 
 from . import tracing
 
@@ -36,14 +37,9 @@ def literal(value: Any) -> str:
 
 def table_script() -> str:
     """Return the tables that Python reads, as JavaScript."""
-    folder = Path(tables.__file__).parent
-    models, memory = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("models", "memory")
-    )
     known = {
-        "models": {key: value for key, value in models.items() if key != "about"},
-        "memory": {key: value for key, value in memory.items() if key != "about"},
+        "models": _read(Path(tables.__file__).with_name("models.json")),
+        "memory": {file.stem: _read(file) for file in sorted(FOLDER.glob("*.json"))},
         "presets": {name: preset(name) for name in preset_names()},
         "gpus": {name: gpu.memory for name, gpu in GPUS.items()},
     }
@@ -51,6 +47,11 @@ def table_script() -> str:
         "// Made of the tables in tfdoc/cost and of tfdoc/presets: not to be edited.\n"
         f"const tables = {literal(known)};\n"
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in table.items() if key != "about"}
 
 
 def ledger_script() -> str:

@@ -2,7 +2,7 @@
 // whole numbers are BigInt, what is not given is null. Needs budgets.js.
 const estimates = (() => {
   "use strict";
-  const { flag, near, positive, refuse, repr } = reading;
+  const { flag, near, oneOf, positive, refuse, repr } = reading;
   const { Budget, MOST, whole } = budgets;
   const DEFAULTS = {
     mode: "train",
@@ -29,11 +29,6 @@ const estimates = (() => {
   for (const [i, letter] of ["", "k", "m", "g", "t"].entries()) {
     UNITS[`${letter}b`] = 1000n ** BigInt(i);
     if (letter) UNITS[`${letter}ib`] = 1024n ** BigInt(i);
-  }
-
-  function oneOf(name, value, allowed) {
-    if (allowed.includes(value)) return value;
-    return refuse(`${name} must be one of ${allowed.join(", ")}; got ${repr(value)}`);
   }
 
   function size(name, value) {

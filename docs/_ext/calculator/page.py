@@ -14,8 +14,9 @@ from sphinx.util.docutils import SphinxDirective
 
 import tfdoc
 from tfdoc import estimate, ledger, preset, preset_names
-from tfdoc.cost import formulas, memory
+from tfdoc.cost import formulas
 from tfdoc.cost.gpus import GPUS
+from tfdoc.cost.memory import FOLDER
 from tfdoc.cost.tables import model
 
 from . import bundle, tracing
@@ -101,7 +102,7 @@ def _gib(nbytes: int | None) -> str:
 
 def _peak(name: str, **settings: Any) -> int | None:
     """Return the peak of a training step, None where the table does not have it yet."""
-    if preset(name)["model_type"] not in memory._table()["types"]:
+    if not FOLDER.joinpath(f"{preset(name)['model_type']}.json").exists():
         return None
     return estimate(name, **settings).memory.peak
 
