@@ -32,7 +32,7 @@ ASK = """cases => {
     }), write);
 }"""
 # Fields of the form: how it names a choice that the estimate leaves out.
-LEFT_OUT = {"kv_dtype": "", "logits": "", "requests": "", "seq": "", "quant": "none"}
+LEFT_OUT = {"overhead": 0, "kv_dtype": "", "logits": "", "requests": "", "seq": "", "quant": "none"}
 
 
 @pytest.fixture
