@@ -86,7 +86,7 @@ def test_settings_reach_the_estimate() -> None:
     wanted: dict[str, Any] = {
         "mode": "infer", "batch": 3, "seq": 77, "precision": "amp", "attn": "eager",
         "logits": "last", "kv_dtype": "fp8", "requests": 5, "quant": "nf4",
-        "lora": {"r": 4, "targets": "q_proj,v_proj"}, "overhead": 3 * 2**29,
+        "lora": {"r": 4, "targets": "q_proj,v_proj"},
     }  # fmt: skip
     assert taken.items() >= wanted.items()
     line = "estimate gpt2 --train --checkpointing --optim sgd --accumulate 2 --json"
@@ -379,7 +379,6 @@ def test_other_models_are_rehearsed(line: str) -> None:
 
 
 def test_adapters_are_rehearsed() -> None:
-    pytest.importorskip("peft")
     line = "estimate gpt2 --lora 8 --lora-targets qv --seq 64 --trace --json"
     found = json.loads(printed(line))
     extra = found["trace"]["at_peak"]["parameters"] - 2 * found["parameters"]["total"]

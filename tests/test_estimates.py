@@ -26,9 +26,9 @@ from tfdoc import (
     ledger,
     preset,
     preset_names,
-    rehearsal,
     rehearse,
 )
+from tfdoc._stage import on_meta
 from tfdoc.cost.memory import FOLDER
 from tfdoc.cost.tables import TYPES
 
@@ -42,7 +42,7 @@ DATA: dict[str, Any] = json.loads(
 
 def estimated(row: list[Any], kind: str) -> int:
     name, batch, seq, precision, attn, choice, *_ = row
-    other = {"checkpointing": choice} if kind == "train" else {"logits": choice}
+    other: dict[str, Any] = {"checkpointing" if kind == "train" else "logits": choice}
     found = estimate(
         DATA["models"][name],
         kind, batch=batch, seq=seq, precision=precision, attn=attn, **other,
@@ -164,7 +164,7 @@ def test_published_shapes_against_their_rehearsal(model_type: str, mode: str) ->
 def test_operations_of_a_training_step_are_those_of_a_rehearsal() -> None:
     config = shortened("smollm2-135m")
     for attn, again in product(("eager", "sdpa"), (False, True)):
-        choice = {
+        choice: dict[str, Any] = {
             "mode": "train", "batch": 2, "seq": 256, "precision": "bf16", "attn": attn,
             "checkpointing": again,
         }  # fmt: skip
@@ -225,7 +225,6 @@ def test_gradients_that_are_kept_between_batches() -> None:
     """A step whose parameters have gradients already."""
     config = shortened("smollm2-135m")
     copies: list[Any] = []
-    on_meta = rehearsal.on_meta
 
     def remembered(thing: Any, dtype: torch.dtype) -> Any:
         copies.append(on_meta(thing, dtype))
@@ -240,7 +239,7 @@ def test_gradients_that_are_kept_between_batches() -> None:
         return built(config, "LlamaForCausalLM", attn_implementation="sdpa")
 
     x = ids(8, 512)
-    with mock.patch.object(rehearsal, "on_meta", remembered):
+    with mock.patch("tfdoc.rehearsal.on_meta", remembered):
         truth = rehearse(build, precision="bf16", loss=loss, input_ids=x, labels=x)
     found = estimate(config, batch=8, seq=512, accumulate=2)
     assert found.memory.peak == pytest.approx(truth.peak, rel=0.01)

@@ -105,7 +105,8 @@ SETTINGS = (
     click.option(
         "--logits",
         type=click.Choice(["last", "all"]),
-        help="Positions that get logits.  [default: all]",
+        help="In inference, positions that get logits.  [default: last, where the "
+        "model can]",
     ),
     click.option(
         "--checkpointing",
@@ -122,7 +123,7 @@ SETTINGS = (
     click.option(
         "--kv-dtype",
         type=click.Choice(["bf16", "fp8", "fp32", "fp16"]),
-        help="Of the key/value cache.  [default: bf16]",
+        help="Of the key/value cache.  [default: that of the activations]",
     ),
     number("--requests", "Caches held at once.  [default: the batch]"),
     number("--lora", "Train adapters of this rank, and nothing else.", "RANK"),

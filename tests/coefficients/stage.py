@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +67,9 @@ class Stage:
         table = model(self.model_type)
         values = NUMBERS | self._layers() | dict(self.flags)
         explicit = any(spec[0] == "d" for spec in table["keys"].values())
-        values["D"] = values["Y"] = 115 * (8 * 13 if explicit else 8 * 29)
+        if self.model_type == "stablelm":  # which has a norm of its own for each head
+            values |= {"H": 25, "G": 5}
+        values["D"] = values["Y"] = values["H"] * (8 * 13 if explicit else 8 * 29)
         if self.model_type == "albert":
             values["Y"] = 2 * 73
         config: dict[str, Any] = {"model_type": self.model_type}
@@ -121,14 +124,21 @@ class Stage:
         config = {k: v for k, v in self.config().items() if k != "attention_types"}
         return ledger(config, self.head)
 
+    def network(self) -> Any:
+        """Return the class of transformers."""
+        config: Any = CONFIG_MAPPING[self.model_type]
+        module = config.__module__.replace("configuration_", "modeling_")
+        return getattr(importlib.import_module(module), self.book().architecture)
+
+    def gives_last_logits(self) -> bool:
+        """Whether the model can leave out all logits but the last."""
+        return "logits_to_keep" in inspect.signature(self.network().forward).parameters
+
     def build(self, attn: str, targets: str) -> Callable[[], nn.Module]:
         """Return a function that builds the model of transformers, with adapters."""
         config = self.config()
         kind: Any = CONFIG_MAPPING[config.pop("model_type")]
-        module = importlib.import_module(
-            kind.__module__.replace("configuration_", "modeling_")
-        )
-        network = getattr(module, self.book().architecture)
+        network = self.network()
 
         def built() -> nn.Module:
             made: nn.Module = network(kind(**config, attn_implementation=attn))
@@ -169,8 +179,9 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the adapter says."""
-        result: Tensor = self.base(x)
-        return result + self.up(self.down(x)) * 0.5
+        result = self.base(x)
+        result = result + self.up(self.down(x)) * 0.5
+        return result  # type: ignore[no-any-return]
 
 
 def adapt(network: nn.Module, wanted: dict[str, tuple[int, int]]) -> None:

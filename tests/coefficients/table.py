@@ -212,13 +212,15 @@ def variants(model_type: str, known: Known) -> Iterator[tuple[str, dict[str, For
         forms: dict[str, Form] = {}
         twin: dict[str, Form] | None = None
         for n, setting in enumerate(settings(lm, tied)):
+            if setting.last and not stage.gives_last_logits():
+                continue
             if twin and setting.name in twin:
                 forms[setting.name] = twin[setting.name]
                 continue
             try:
                 forms[setting.name] = form(stage, kinds, setting, at)
             except (ValueError, TypeError) as error:
-                if "attention implementation" not in str(error) and not setting.last:
+                if "attention implementation" not in str(error):
                     raise
                 LOG.info("%s %s: %s", model_type, setting.name, str(error)[:70])
             if n == PROBES - 1:

@@ -32,6 +32,10 @@ def adapted(
         return [(row, 1) for row in able if row.lora in SETS[targets]]
     if targets == "all-linear":
         return [(row, ranks(row)) for row in able if not (fused and _renamed(row))]
+    if not isinstance(targets, Sequence):
+        raise TypeError(
+            f"targets must be 'all-linear', 'qv', 'qkvo' or names of modules, got {targets!r}"
+        )
     names = targets.split(",") if isinstance(targets, str) else targets
     found: dict[str, Row] = {}
     for name in names:

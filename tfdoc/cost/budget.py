@@ -46,19 +46,24 @@ class Budget:
             self.adapters = adapted(book._rows, settings.targets, book.architecture)
 
     @cached_property
+    def adapter_numbers(self) -> int:
+        """Parameters of the adapters."""
+        s = self.settings
+        return self.book.lora(s.r, s.targets) if s.r else 0
+
+    @cached_property
     def trainable(self) -> int:
         """Parameters that are trained."""
-        s = self.settings
-        if not s.train:
+        if not self.settings.train:
             return 0
-        return self.book.lora(s.r, s.targets) if s.r else self.book.total
+        return self.adapter_numbers or self.book.total
 
     @cached_property
     def weights(self) -> int:
         """Bytes of the weights, with adapters."""
-        s = self.settings
-        stored = self.book.bytes({2: "bf16", 4: "fp32"}[self.width], s.quant)
-        return formulas.weight_bytes(stored, self.trainable if s.r else 0, self.width)
+        dtype = {2: "bf16", 4: "fp32"}[self.width]
+        stored = self.book.bytes(dtype, self.settings.quant)
+        return formulas.weight_bytes(stored, self.adapter_numbers, self.width)
 
     @cached_property
     def gradients(self) -> int:
@@ -94,7 +99,8 @@ class Budget:
         """The key of the table of coefficients."""
         s = self.settings
         words = ["train" if s.train else "infer", s.precision, s.attn]
-        words += ["checkpointing"] * s.checkpointing + [self.adapted] * bool(s.r)
+        words += ["checkpointing"] * s.checkpointing
+        words += [self.adapted] * bool(s.train and s.r)
         return " ".join(words + ["last"] * (s.last and self.is_lm))
 
     @cached_property
@@ -121,7 +127,7 @@ class Budget:
         ) | {"rank": s.r, "lm": lm}
         if not s.train or s.r:  # whether tables are tied matters to full training only
             found["tied"] = True
-        if s.r and not lm:  # as with a vocabulary, of no entries
+        if s.train and s.r and not lm:  # as with a vocabulary, of no entries
             found |= {"lm": True, "V": 0}
         return found
 

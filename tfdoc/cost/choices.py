@@ -18,7 +18,7 @@ TOKENS = 2048
 def budget_of(book: Ledger, given: dict[str, Any]) -> Budget:
     """Check the settings, one by one and against each other."""
     train = one_of("mode", given["mode"], ("train", "infer")) == "train"
-    r, targets = _lora(given["lora"], train)
+    r, targets = _lora(given["lora"])
     quant = one_of("quant", given["quant"] or "none", QUANTS)
     if train and quant != "none" and not r:
         raise ValueError(
@@ -82,7 +82,7 @@ def _seq(book: Ledger, seq: int | None) -> int:
     return seq
 
 
-def _lora(lora: Any, train: bool) -> tuple[int, str | tuple[str, ...]]:
+def _lora(lora: Any) -> tuple[int, str | tuple[str, ...]]:
     """Return the rank, 0 without adapters, and the targets."""
     if lora is None:
         return 0, ()
@@ -94,13 +94,8 @@ def _lora(lora: Any, train: bool) -> tuple[int, str | tuple[str, ...]]:
         )
     if "r" not in lora:
         raise ValueError(f"lora={dict(lora)!r} has no rank; add 'r': 16")
-    if not train:
-        raise ValueError(
-            f"lora={dict(lora)!r} says something of mode='train' only; merged adapters "
-            "add nothing to inference"
-        )
     targets = lora.get("targets", "all-linear")
-    if not isinstance(targets, str):
+    if isinstance(targets, list):
         targets = tuple(targets)
     return _whole("r", lora["r"]), targets
 

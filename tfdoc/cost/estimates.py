@@ -67,7 +67,8 @@ def estimate(  # noqa: PLR0913  # the choices a reader has
         or no step.
     lora : dict, optional
         ``{"r": 16, "targets": "all-linear"}`` trains adapters in the precision of the
-        model and nothing else; targets as in :meth:`tfdoc.Ledger.lora`. Activations are
+        model and nothing else, and carries them along in inference; targets as in
+        :meth:`tfdoc.Ledger.lora`. Activations are
         those of the smallest of the three sets that holds them; those of adapters on the
         fused experts of a mixture are not counted.
     quant : {"int8", "nf4"}, optional
@@ -141,7 +142,7 @@ def _told(budget: Budget, model: str, gpu: int | None, overhead: int) -> Estimat
         ),
         memory=_memory(budget),
         flops=Work(budget.forward, budget.training_step),
-        lora=Adapters(budget.trainable if budget.settings.r else 0),
+        lora=Adapters(budget.adapter_numbers),
         gpu=gpu,
         overhead=overhead,
         fits=None if advice is None else advice.fits,
@@ -168,7 +169,7 @@ def _settings(budget: Budget) -> dict[str, Any]:
         "logits": "last" if s.last else "all",
         "accumulate": s.accumulate,
         "kv_dtype": s.kv_dtype,
-        "requests": None if s.train else s.requests,
+        "requests": None if s.requests == s.batch else s.requests,
     }
 
 

@@ -22,7 +22,7 @@ def explained(budget: Budget) -> Iterator[Step]:
     s, width = budget.settings, budget.width
     total, trained = budget.book.total, budget.trainable
     if s.quant == "none":
-        every = total + (trained if s.r else 0)
+        every = total + budget.adapter_numbers
         yield (
             "weights",
             "parameters × bytes",
