@@ -46,14 +46,14 @@ def drawn(rng: random.Random, config: str) -> dict[str, Any]:
         "seq": rng.choice([None, 1, 77, 1024, 8192, 100_000]),
         "precision": rng.choice(["bf16", "fp32", "amp"]),
         "attn": rng.choice(["sdpa", "eager"]),
+        "lora": rng.choice(
+            [None, None, {"r": 16}, *({"r": 8, "targets": t} for t in TARGETS)]
+        ),
     }
     of_training = {
         "checkpointing": rng.random() < 0.5,
         "optim": rng.choice(["adamw", "adamw8bit", "sgd", "none"]),
         "accumulate": rng.choice([1, 4]),
-        "lora": rng.choice(
-            [None, None, {"r": 16}, *({"r": 8, "targets": t} for t in TARGETS)]
-        ),
     }
     of_inference = {
         "logits": rng.choice([None, "all", "last"]),

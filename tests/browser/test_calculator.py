@@ -32,7 +32,14 @@ ASK = """cases => {
     }), write);
 }"""
 # Fields of the form: how it names a choice that the estimate leaves out.
-LEFT_OUT = {"overhead": 0, "kv_dtype": "", "logits": "", "requests": "", "seq": "", "quant": "none"}
+LEFT_OUT = {
+    "overhead": 0,
+    "kv_dtype": "",
+    "logits": "",
+    "requests": "",
+    "seq": "",
+    "quant": "none",
+}
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def drive(page: Page, chosen: dict[str, Any]) -> None:
     lora = chosen.get("lora")
     fields = LEFT_OUT | {k: v for k, v in chosen.items() if v is not None}
     fields["checkpointing"] = "on" if chosen.get("checkpointing") else "off"
-    fields["tuning"] = "lora" if lora else "full"
+    fields["adapters"] = "lora" if lora else "none"
     fields["gpu"] = "" if "gpu" in chosen else "none"
     fields["size"] = chosen.get("gpu")
     if lora:
@@ -68,7 +75,7 @@ def drive(page: Page, chosen: dict[str, Any]) -> None:
             "names": targets,
             "targets": targets if known else "",
         }
-    order = ["config", "mode", "tuning", "targets", "gpu", *sorted(fields)]
+    order = ["config", "mode", "adapters", "targets", "gpu", *sorted(fields)]
     for name in order:
         field = page.locator(f"#calc-{name}")
         if name not in fields or not field.is_visible():
@@ -100,7 +107,6 @@ def expected(chosen: dict[str, Any]) -> dict[str, str]:
         "step": "optimiser's step",
     }
     train = chosen["mode"] == "train"
-    trained = found.lora.trainable or parameters.total
     named = {kinds.get(kind, kind): n for kind, n in memory.at_peak.items()}
     named |= {"overhead": found.overhead, "together": memory.peak + found.overhead}
     named |= {moments[name]: n for name, n in memory.peaks.items()}
@@ -108,7 +114,8 @@ def expected(chosen: dict[str, Any]) -> dict[str, str]:
         "parameters": parameters.total,
         "of them active for a token": parameters.active % parameters.total,
         "of them in embeddings": parameters.embedding,
-        "trained": trained if train else 0,
+        "adapters": found.lora.trainable,
+        "trained": (found.lora.trainable or parameters.total) * train,
         "operations of a forward pass": found.flops.forward,
         "operations of a training step": found.flops.training_step,
     }

@@ -112,13 +112,12 @@ const budgets = (() => {
 
   // Each is computed when it is first asked for.
   const SUMS = {
-    trainable: ({ book, s }) => {
-      if (!s.train) return 0n;
-      return s.r ? book.lora(s.r, s.targets) : book.total;
-    },
-    weights: ({ book, s, trainable, width }) => {
+    adapterNumbers: ({ book, s }) => (s.r ? book.lora(s.r, s.targets) : 0n),
+    trainable: ({ adapterNumbers, book, s }) =>
+      s.train ? adapterNumbers || book.total : 0n,
+    weights: ({ adapterNumbers, book, s, width }) => {
       const stored = book.bytes(width === 2n ? "bf16" : "fp32", s.quant);
-      return formulas.weight_bytes(stored, s.r ? trainable : 0n, width);
+      return formulas.weight_bytes(stored, adapterNumbers, width);
     },
     gradients: ({ trainable, width }) => formulas.gradient_bytes(trainable, width),
     optimizer: ({ s, trainable, trained, width }) => {
@@ -158,7 +157,7 @@ const budgets = (() => {
       const { s } = budget;
       const words = [s.train ? "train" : "infer", s.precision, s.attn];
       if (s.checkpointing) words.push("checkpointing");
-      if (s.r) words.push(budget.adapted);
+      if (s.train && s.r) words.push(budget.adapted);
       if (s.last && budget.isLm) words.push("last");
       return words.join(" ");
     },
@@ -172,7 +171,7 @@ const budgets = (() => {
         lm: isLm,
       };
       if (!s.train || s.r) found.tied = true; // matters to full training only
-      if (s.r && !isLm) Object.assign(found, { lm: true, V: 0n }); // of no entries
+      if (s.train && s.r && !isLm) Object.assign(found, { lm: true, V: 0n }); // of no entries
       return found;
     },
     forms: ({ book, numbers }) => formsOf(book.modelType, numbers),
@@ -321,7 +320,7 @@ const budgets = (() => {
     const { book, s, trainable, weights, width } = budget;
     const found = [];
     if (s.quant === "none") {
-      const every = commas(book.total + (s.r ? trainable : 0n));
+      const every = commas(book.total + budget.adapterNumbers);
       found.push([
         "weights",
         "parameters × bytes",

@@ -86,7 +86,7 @@ const estimates = (() => {
   // The settings, checked one by one and against each other.
   function budgetOf(book, given) {
     const train = oneOf("mode", given.mode, ["train", "infer"]) === "train";
-    const [r, targets] = loraOf(given.lora, train);
+    const [r, targets] = loraOf(given.lora);
     const quant = oneOf("quant", given.quant || "none", ["none", "int8", "nf4"]);
     if (train && quant !== "none" && !r) {
       const fix = "train adapters: lora={'r': 16}";
@@ -153,14 +153,9 @@ const estimates = (() => {
   }
 
   // The rank, 0 without adapters, and the targets.
-  function loraOf(lora, train) {
+  function loraOf(lora) {
     if (lora === null) return [0n, ""];
     const { r, targets = "all-linear" } = lora;
-    if (!train) {
-      const given = repr(new Map(Object.entries(lora)));
-      const why = "merged adapters add nothing to inference";
-      refuse(`lora=${given} says something of mode='train' only; ${why}`);
-    }
     return [size("r", r), targets];
   }
 
@@ -223,7 +218,7 @@ const estimates = (() => {
         logits: s.last ? "last" : "all",
         accumulate: s.accumulate,
         kv_dtype: s.kv_dtype,
-        requests: s.train ? null : s.requests,
+        requests: s.requests === s.batch ? null : s.requests,
       },
       parameters: {
         total: book.total,
@@ -245,7 +240,7 @@ const estimates = (() => {
         at_peak: Object.fromEntries(Object.entries(all).filter(([, bytes]) => bytes)),
       },
       flops: { forward: budget.forward, training_step: budget.training_step },
-      lora: { trainable: s.r ? budget.trainable : 0n },
+      lora: { trainable: budget.adapterNumbers },
       gpu,
       overhead,
       fits: room === null ? null : budget.peak <= room,

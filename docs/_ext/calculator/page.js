@@ -55,10 +55,10 @@
       precision: value("precision"),
       attn: value("attn"),
       quant: value("quant"),
+      lora: value("adapters") === "lora" ? adapters : null,
       gpu: value("gpu") === "none" ? null : value("gpu") || value("size"),
       overhead: estimates.sizeOf("overhead", value("overhead")),
       ...(train && {
-        lora: value("tuning") === "lora" ? adapters : null,
         optim: value("optim"),
         checkpointing: value("checkpointing") === "on",
         accumulate: whole(value("accumulate")),

@@ -135,11 +135,11 @@ const results = (() => {
     }
     const { lora, ...fields } = found;
     const { batch, requests } = settings;
-    if (found.batch && requests > batch) {
+    if (found.batch && requests !== null) {
       fields.requests = String(requests - batch + BigInt(found.batch));
     }
     return lora
-      ? { ...fields, tuning: "lora", r: lora, targets: "all-linear" }
+      ? { ...fields, adapters: "lora", r: lora, targets: "all-linear" }
       : fields;
   }
 
@@ -166,12 +166,13 @@ const results = (() => {
 
   function numbers({ flops, lora, parameters, settings }) {
     const { active, embedding, total } = parameters;
-    const trained = settings.lora ? lora.trainable : total;
+    const train = settings.mode === "train";
     const lines = [
       ["parameters", total],
       ["of them active for a token", active === total ? 0n : active],
       ["of them in embeddings", embedding],
-      ["trained", settings.mode === "train" ? trained : 0n],
+      ["adapters", lora.trainable],
+      ["trained", train ? lora.trainable || total : 0n],
       ["operations of a forward pass", flops.forward],
       ["operations of a training step", flops.training_step],
     ];
