@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tfdoc import ledger, preset, preset_names
+from tests.drawn_settings import COVERED, drawn, estimated, written
+from tfdoc import estimate, ledger, preset
 
 from .checker import serve
 
@@ -18,16 +19,27 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
 
 SETTINGS = 600
-ASK = """cases => cases.map((choice) => {
-    const found = estimates.estimate(choice);
-    const { book, memory, flops, trainable, need } = found;
-    const { total, active, embedding, byComponent, architecture } = book;
-    return JSON.parse(JSON.stringify(
-        { architecture, total, active, embedding, byComponent, memory, need, flops,
-          trainable },
-        (_, value) => (typeof value === "bigint" ? `${value}` : value),
-    ));
-})"""
+ASK = """cases => {
+    const revive = (_, value) => (value?.whole ? BigInt(value.whole) : value);
+    const write = (_, value) =>
+        (typeof value === "bigint" ? { whole: `${value}` } : value);
+    return JSON.stringify(JSON.parse(cases, revive).map((settings) => {
+        try {
+            return estimates.estimate(settings);
+        } catch (error) {
+            return { [error.constructor.name]: error.message };
+        }
+    }), write);
+}"""
+# Fields of the form: how it names a choice that the estimate leaves out.
+LEFT_OUT = {
+    "overhead": 0,
+    "kv_dtype": "",
+    "logits": "",
+    "requests": "",
+    "seq": "",
+    "quant": "none",
+}
 
 
 @pytest.fixture
@@ -39,122 +51,131 @@ def calculator(browser: Browser, site: Path) -> Iterator[Page]:
         yield page
 
 
-def drawn(rng: random.Random) -> dict[str, Any]:
-    return {
-        "config": rng.choice(preset_names()),
-        "architecture": "",
-        "batch": str(rng.randint(1, 512)),
-        "seq": str(rng.randint(1, 2**20)),
-        "dtype": rng.choice(["fp32", "bf16", "fp16", "fp8"]),
-        "quant": rng.choice(["none", "int8", "nf4"]),
-        "kv_dtype": rng.choice(["fp32", "bf16", "fp16", "fp8"]),
-        "logits": rng.choice(["all", "last"]),
-        "tuning": rng.choice(["full", "lora"]),
-        "r": str(rng.randint(1, 512)),
-        "targets": rng.choice(["all-linear", "qkvo", "qv"]),
-        "gpu": rng.choice(["24GiB", "80GB", "12345678901"]),
-    }
-
-
-def counted(choice: dict[str, Any]) -> dict[str, Any]:
-    book = ledger(choice["config"])
-    batch, seq = int(choice["batch"]), int(choice["seq"])
-    memory = {
-        "weights": book.bytes(choice["dtype"], choice["quant"]),
-        "kv_cache": book.kv_cache(batch, seq, choice["kv_dtype"]),
-    }
-    lora = choice["tuning"] == "lora"
-    return {
-        "architecture": book.architecture,
-        "total": book.total,
-        "active": book.active,
-        "embedding": book.embedding,
-        "byComponent": book.by_component,
-        "memory": memory,
-        "need": sum(memory.values()),
-        "flops": book.flops(batch, seq, None, choice["logits"]),
-        "trainable": book.lora(int(choice["r"]), choice["targets"]) if lora else None,
-    }
-
-
-def texts(value: Any) -> Any:
-    """Return a value with its whole numbers as text, as they leave the browser."""
-    if isinstance(value, dict):
-        return {key: texts(item) for key, item in value.items()}
-    return str(value) if isinstance(value, int) else value
-
-
 def test_hundreds_of_settings_to_the_byte(calculator: Page) -> None:
     rng = random.Random("calculator")  # noqa: S311  # the same every time
-    choices = [drawn(rng) for _ in range(SETTINGS)]
-    for choice, found in zip(choices, calculator.evaluate(ASK, choices), strict=True):
-        assert found == texts(counted(choice)), choice
+    asks = [drawn(rng, rng.choice(COVERED)) for _ in range(SETTINGS)]
+    answers = json.loads(calculator.evaluate(ASK, json.dumps(written(asks))))
+    for chosen, theirs in zip(asks, answers, strict=True):
+        assert theirs == estimated(chosen), chosen
 
 
-def drive(page: Page, choice: dict[str, Any]) -> None:
+def drive(page: Page, chosen: dict[str, Any]) -> None:
     """Make a choice by the controls that a reader sees."""
-    for name in ("config", "dtype", "quant", "kv_dtype", "logits", "tuning"):
-        page.locator(f"#calc-{name}").select_option(choice[name])
-    for name in ("batch", "seq"):
-        page.locator(f"#calc-{name}").fill(choice[name])
-    if choice["tuning"] == "lora":
-        page.locator("#calc-r").fill(choice["r"])
-        page.locator("#calc-targets").select_option(choice["targets"])
-    page.locator("#calc-gpu").select_option("")
-    page.locator("#calc-size").fill(choice["gpu"])
+    lora = chosen.get("lora")
+    fields = LEFT_OUT | {k: v for k, v in chosen.items() if v is not None}
+    fields["checkpointing"] = "on" if chosen.get("checkpointing") else "off"
+    fields["adapters"] = "lora" if lora else "none"
+    fields["gpu"] = "" if "gpu" in chosen else "none"
+    fields["size"] = chosen.get("gpu")
+    if lora:
+        targets = lora.get("targets", "all-linear")
+        known = targets in ("qv", "qkvo", "all-linear")
+        fields |= {
+            "r": lora["r"],
+            "names": targets,
+            "targets": targets if known else "",
+        }
+    order = ["config", "mode", "adapters", "targets", "gpu", *sorted(fields)]
+    for name in order:
+        field = page.locator(f"#calc-{name}")
+        if name not in fields or not field.is_visible():
+            continue
+        if field.evaluate("field => field.localName") == "select":
+            field.select_option(str(fields[name]))
+        else:
+            field.fill(str(fields[name]))
 
 
 def shown(page: Page) -> dict[str, str]:
-    """Return the exact numbers of both tables by their names."""
-    rows = page.locator("#calc-memory tr, #calc-numbers tr")
+    """Return the exact numbers of the tables by their names."""
+    tables = ("memory", "peaks", "numbers")
+    rows = page.locator(", ".join(f"#calc-{name} tr" for name in tables))
     return {
         row.locator("th").inner_text(): row.locator("td").last.inner_text()
         for row in rows.all()
     }
 
 
-def expected(choice: dict[str, Any]) -> dict[str, str]:
-    found = counted(choice)
-    named = {
-        "weights": found["memory"]["weights"],
-        "key and value cache": found["memory"]["kv_cache"],
-        "together": found["need"],
-        "parameters": found["total"],
-        "of them active for a token": found["active"] % found["total"],
-        "of them in embeddings": found["embedding"],
-        "trained by LoRA": found["trainable"],
-        "operations of a forward pass": found["flops"],
+def expected(chosen: dict[str, Any]) -> dict[str, str]:
+    found = estimate(**chosen)
+    memory, parameters = found.memory, found.parameters
+    kinds = {"optimizer": "optimiser", "kv_cache": "key and value cache"}
+    moments = {
+        "forward": "forward pass",
+        "loss": "loss",
+        "backward": "backward pass",
+        "step": "optimiser's step",
+    }
+    train = chosen["mode"] == "train"
+    named = {kinds.get(kind, kind): n for kind, n in memory.at_peak.items()}
+    named |= {"overhead": found.overhead, "together": memory.peak + found.overhead}
+    named |= {moments[name]: n for name, n in memory.peaks.items()}
+    named |= {
+        "parameters": parameters.total,
+        "of them active for a token": parameters.active % parameters.total,
+        "of them in embeddings": parameters.embedding,
+        "adapters": found.lora.trainable,
+        "trained": (found.lora.trainable or parameters.total) * train,
+        "operations of a forward pass": found.flops.forward,
+        "operations of a training step": found.flops.training_step,
     }
     return {name: f"{number:,}" for name, number in named.items() if number}
+
+
+def sensible(rng: random.Random) -> dict[str, Any]:
+    """Return settings that Python does not refuse, with sizes as texts."""
+    while True:
+        chosen = drawn(rng, rng.choice(COVERED))
+        whole = isinstance(chosen.get("gpu"), int)
+        if not whole and "Refused" not in estimated(chosen):
+            return chosen
 
 
 def test_a_dozen_choices_by_the_controls(calculator: Page) -> None:
     rng = random.Random("by hand")  # noqa: S311
     for _ in range(12):
-        choice = drawn(rng)
-        drive(calculator, choice)
-        assert shown(calculator) == expected(choice), choice
+        chosen = sensible(rng)
+        drive(calculator, chosen)
+        assert shown(calculator) == expected(chosen), chosen
         link = calculator.locator("#calc-link").get_attribute("href")
         assert link
         assert calculator.url.endswith(link)
+        fits = estimate(**chosen).fits
+        verdict = calculator.locator("#calc-verdict").inner_text()
+        assert ("does not fit" in verdict) == (fits is False)
 
 
 def test_a_link_carries_the_choice(calculator: Page) -> None:
-    rng = random.Random("link")  # noqa: S311
-    choice = drawn(rng) | {"config": "qwen3-30b-a3b", "tuning": "lora"}
-    drive(calculator, choice)
+    chosen = sensible(random.Random("link"))  # noqa: S311
+    drive(calculator, chosen)
     there = calculator.url
     calculator.goto("about:blank")
     calculator.goto(there)
-    assert shown(calculator) == expected(choice)
-    assert calculator.locator("#calc-config").input_value() == "qwen3-30b-a3b"
-    calculator.evaluate("location.hash = '#config=gpt2'")
+    assert shown(calculator) == expected(chosen)
+    assert calculator.locator("#calc-config").input_value() == chosen["config"]
+    calculator.evaluate("location.hash = '#config=llama-7b'")
     calculator.wait_for_function(
-        "document.querySelector('#calc-config').value === 'gpt2'"
+        "document.querySelector('#calc-config').value === 'llama-7b'"
     )
-    assert (
-        calculator.locator("#calc-verdict").inner_text().startswith("GPT2LMHeadModel")
-    )
+    assert calculator.locator("#calc-verdict").inner_text().startswith("llama-7b needs")
+
+
+def test_a_lever_is_a_link_to_what_it_says(calculator: Page) -> None:
+    chosen: dict[str, Any] = {"config": "llama-3-8b", "mode": "train", "gpu": "24GiB"}
+    drive(calculator, chosen)
+    levers = calculator.locator("#calc-levers li")
+    best = estimate(**chosen).levers
+    assert levers.count() == min(4, len(best))
+    for i, (name, peak) in enumerate(list(best.items())[:4]):
+        drive(calculator, chosen)
+        before = levers.nth(i).inner_text()
+        levers.nth(i).locator("a").click()
+        calculator.wait_for_function(
+            "text => !document.querySelector('#calc-levers').innerText.includes(text)",
+            arg=before,
+        )
+        assert shown(calculator)["together"] == f"{peak:,}", name
+        calculator.evaluate("location.hash = '#batch=1'")
 
 
 def test_a_link_to_what_is_not_here_says_so(calculator: Page) -> None:
@@ -166,40 +187,44 @@ def test_a_link_to_what_is_not_here_says_so(calculator: Page) -> None:
 
 
 def test_a_config_is_pasted(calculator: Page) -> None:
-    config = preset("olmoe-1b-7b") | {"num_hidden_layers": 3}
+    config = preset("llama-3-8b") | {"num_hidden_layers": 3}
+    head = "LlamaForSequenceClassification"
     calculator.locator("#calc-config").select_option("")
     calculator.locator("#calc-pasted").fill(json.dumps(config, indent=2))
     assert shown(calculator)["parameters"] == f"{ledger(config).total:,}"
-    calculator.locator("#calc-architecture").select_option("OlmoeModel")
-    assert shown(calculator)["parameters"] == f"{ledger(config, 'OlmoeModel').total:,}"
+    calculator.locator("#calc-architecture").select_option(head)
+    assert shown(calculator)["parameters"] == f"{ledger(config, head).total:,}"
     there = calculator.url
     calculator.goto("about:blank")
     calculator.goto(there)
-    assert shown(calculator)["parameters"] == f"{ledger(config, 'OlmoeModel').total:,}"
-    calculator.locator("#calc-pasted").fill('{"model_type": "olmoe", "hiden_size": 1}')
+    assert shown(calculator)["parameters"] == f"{ledger(config, head).total:,}"
+    calculator.locator("#calc-pasted").fill('{"model_type": "llama", "hiden_size": 1}')
     verdict = calculator.locator("#calc-verdict.refused").inner_text()
-    assert verdict.endswith("for model_type='olmoe'; did you mean 'hidden_size'?")
+    assert verdict.endswith("for model_type='llama'; did you mean 'hidden_size'?")
     assert not calculator.locator("#calc-found").is_visible()
 
 
 def test_the_keyboard_alone_will_do(calculator: Page) -> None:
     calculator.locator("#calc-config").focus()
-    calculator.keyboard.type("gpt2-xl")
-    calculator.keyboard.press("Tab")
-    calculator.keyboard.press("Tab")
+    calculator.keyboard.type("mixtral-8x7b")
+    for _ in range(3):
+        calculator.keyboard.press("Tab")
     assert calculator.locator(":focus").get_attribute("name") == "batch"
     calculator.keyboard.press("Control+a")
     calculator.keyboard.type("7")
-    assert calculator.locator("#calc-config").input_value() == "gpt2-xl"
-    cache = ledger("gpt2-xl").kv_cache(7, 8192)
-    assert shown(calculator)["key and value cache"] == f"{cache:,}"
+    assert calculator.locator("#calc-config").input_value() == "mixtral-8x7b"
+    peak = estimate("mixtral-8x7b", batch=7).memory.peak
+    assert shown(calculator)["together"] == f"{peak:,}"
 
 
 def test_formulas_are_filled_in(calculator: Page) -> None:
     calculator.locator("#calc-results summary").first.click()
     steps = calculator.locator("#calc-steps math").all_text_contents()
-    flat = ["".join(step.split()) for step in steps]
-    assert "1⋅536,870,912⋅2=1,073,741,824" in flat
+    flat = {"".join(step.split()) for step in steps}
+    total = ledger("llama-3-8b").total
+    assert f"2⋅{total:,}⋅2={4 * total:,}" in flat  # AdamW in bf16
+    terms = calculator.locator("#calc-terms tr")
+    assert terms.count() == len(estimate("llama-3-8b").steps)
 
 
 def test_a_strict_policy_changes_nothing(browser: Browser, site: Path) -> None:
@@ -215,12 +240,10 @@ def test_a_strict_policy_changes_nothing(browser: Browser, site: Path) -> None:
         page = context.new_page()
         page.route("**/calculator.html", strict)
         page.goto(f"{address}calculator.html")
-        page.locator("#calc-config").select_option("gpt2")
-        assert page.locator("#calc-verdict").inner_text().startswith("GPT2LMHeadModel")
-        width = page.locator("#calc-bar .part").first.evaluate(
-            "part => part.style.width"
-        )
-        assert width.endswith("%")
+        page.locator("#calc-config").select_option("llama-7b")
+        assert page.locator("#calc-verdict").inner_text().startswith("llama-7b needs")
+        part = page.locator("#calc-bar .part").first
+        assert part.evaluate("part => part.style.width").endswith("%")
         page.locator("#calc-copy").click()
         page.locator("#calc-copied", has_text="Copied.").wait_for()
         assert page.evaluate("navigator.clipboard.readText()") == page.url

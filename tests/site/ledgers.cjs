@@ -1,11 +1,11 @@
-// Ask the calculator's ledgers. Usage: node ledgers.cjs <script> < cases > answers
-// A case is {config, architecture, asks: [[method, ...arguments]]}; whole numbers come and
-// go as {"whole": "123"}.
+// Ask the calculator. Usage: node ledgers.cjs <script> < cases > answers
+// A case is {config, architecture, asks: [[method, ...arguments]]} or {estimate: settings};
+// whole numbers come and go as {"whole": "123"}.
 const { readFileSync } = require("node:fs");
 const { runInThisContext } = require("node:vm");
 
 const script = readFileSync(process.argv[2], "utf8");
-const { ledgers, configs } = runInThisContext(`${script}; ({ ledgers, configs })`);
+const { estimates, ledgers } = runInThisContext(`${script}; ({ estimates, ledgers })`);
 
 const revive = (_, value) => (value?.whole ? BigInt(value.whole) : value);
 const write = (_, value) => (typeof value === "bigint" ? { whole: `${value}` } : value);
@@ -18,7 +18,8 @@ function attempt(act) {
   }
 }
 
-function answer({ config, architecture, asks }) {
+function answer({ config, architecture, asks, estimate }) {
+  if (estimate) return attempt(() => estimates.estimate(estimate));
   return attempt(() => {
     const book = ledgers.ledger(config, architecture ?? undefined);
     const { total, active, embedding, byComponent, rows, used, neutral, leftOut } =

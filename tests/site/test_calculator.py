@@ -16,6 +16,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 
 from tests.browser.conftest import missing
 from tests.drawn_configs import draw
+from tests.drawn_settings import COVERED, SPOILT, drawn, estimated, written
 from tests.test_ledger_errors import FILES, WRONG
 from tfdoc import Ledger, ledger, preset, preset_names
 from tfdoc.cost import formulas
@@ -41,16 +42,6 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("calculator") / "ledger.js"
     path.write_text(bundle.ledger_script(), encoding="utf-8")
     return path
-
-
-def written(value: object) -> Any:
-    """Return a value with its whole numbers as the driver takes them."""
-    if isinstance(value, dict):
-        return {key: written(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [written(item) for item in value]
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return {"whole": str(value)} if whole else value
 
 
 def asked(node: str, script: Path, cases: list[dict[str, Any]]) -> list[Any]:
@@ -209,6 +200,37 @@ def test_wrong_texts_are_refused(node: str, script: Path) -> None:
         "the config is not JSON: no text in quotes in line 1; is it complete?",
     ]
     assert "did you mean 'llama-3-8b'" in said[-7]
+
+
+def compare_estimates(node: str, script: Path, asks: list[dict[str, Any]]) -> int:
+    """Compare both languages and return how many settings were refused."""
+    refused = 0
+    answers = asked(node, script, [{"estimate": written(chosen)} for chosen in asks])
+    for chosen, theirs in zip(asks, answers, strict=True):
+        ours = estimated(chosen)
+        refused += "Refused" in ours
+        assert theirs == ours, chosen
+        assert json.dumps(theirs) == json.dumps(ours), "the same in another order"
+    return refused
+
+
+def test_estimates_to_the_byte(node: str, script: Path) -> None:
+    rng = random.Random("estimates")  # noqa: S311
+    asks = [
+        drawn(rng, name) for name in COVERED for _ in range(-(-600 // len(COVERED)))
+    ]
+    assert compare_estimates(node, script, asks) < len(asks) / 2
+
+
+def test_spoilt_settings_to_the_last_word(node: str, script: Path) -> None:
+    rng = random.Random("spoilt")  # noqa: S311
+    asks = [
+        drawn(rng, rng.choice(COVERED)) | {name: value}
+        for name, values in SPOILT.items()
+        for value in values
+        for _ in range(4)
+    ]
+    assert compare_estimates(node, script, asks) > len(asks) / 2
 
 
 def test_a_text_model_is_read_and_the_rest_named(node: str, script: Path) -> None:

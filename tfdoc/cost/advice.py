@@ -54,10 +54,11 @@ class Advice:
     @cached_property
     def levers(self) -> dict[str, int]:
         """What one change would make of the peak, where it lowers it, the best first."""
+        others = {name: self.other(**changed) for name, changed in self._changes()}
         found = {
-            name: self.other(**changed).peak
-            for name, changed in self._changes()
-            if self.other(**changed).setting in self.budget.forms
+            name: other.peak
+            for name, other in others.items()
+            if other.setting in other.forms
         }
         lower = {name: n for name, n in found.items() if n < self.budget.peak}
         return dict(sorted(lower.items(), key=lambda item: item[1]))

@@ -162,11 +162,14 @@ class Budget:
         s, found = self.settings, self._all(**kinds)
         if s.train and s.accumulate > 1:
             held = formulas.accumulated(
-                found["gradients"], self.gradients, self.largest * self.width
+                found["gradients"],
+                self.gradients,
+                formulas.plain_bytes(self.largest, self.width),
             )
             found["gradients"] = held
         if s.quant != "none":
-            found["temporaries"] += self.largest_quantised * self.width
+            unpacked = formulas.plain_bytes(self.largest_quantised, self.width)
+            found["temporaries"] += unpacked
         if not s.train:
             found["kv_cache"] = (
                 formulas.cache_in(
@@ -222,7 +225,7 @@ class Budget:
     @cached_property
     def peak(self) -> int:
         """The most that is allocated."""
-        return max(sum(kinds.values()) for _, kinds in self.moments)
+        return max(formulas.allocated(**kinds) for _, kinds in self.moments)
 
     @cached_property
     def forward(self) -> int:
@@ -239,18 +242,19 @@ class Budget:
         table, values = book._table, book._config.values
         tokens = tokens_of(s.batch, s.seq, s.seq, s.seq)
         linear = multiplications(book._rows, values, tokens)
-        dots = s.batch * attention(table, values, s.seq, s.seq)
-        fused = int(s.attn == "sdpa")
+        pairs = attention(table, values, s.seq, s.seq)
+        fused, dots = int(s.attn == "sdpa"), s.batch * pairs
         adapters = multiplications(self._adapter_rows(), values, tokens)
         if s.r:
             backward = formulas.adapted_operations(linear, dots, fused, adapters)
         else:
             backward = formulas.backward_operations(linear, dots, fused)
+        forward = formulas.operations(linear + adapters, s.batch, pairs)
         again = 0
         if s.checkpointing:
             layers = [row for row in book._rows if row.stack]
-            again = 2 * (multiplications(layers, values, tokens) + dots + adapters)
-        forward = self.forward + 2 * adapters
+            linear = multiplications(layers, values, tokens)
+            again = formulas.operations(linear + adapters, s.batch, pairs)
         return formulas.step_operations(s.accumulate, forward, backward, again)
 
     def _adapter_rows(self) -> Iterator[Row]:

@@ -11,11 +11,16 @@ from typing import Any
 
 from tfdoc import preset, preset_names
 from tfdoc.cost import formulas, tables
+from tfdoc.cost.gpus import GPUS
+from tfdoc.cost.memory import FOLDER
 
 from . import tracing
 
 HERE = Path(__file__).parent
-LEDGER = ("reading.js", "models.js", "config.js", "ledger.js", "estimates.js")
+WRITTEN = (
+    "reading.js", "models.js", "config.js", "ledger.js", "budgets.js", "estimates.js",
+)  # fmt: skip
+PAGE = ("results.js", "page.js")
 
 
 def literal(value: Any) -> str:
@@ -32,23 +37,31 @@ def literal(value: Any) -> str:
 
 def table_script() -> str:
     """Return the tables that Python reads, as JavaScript."""
-    models = Path(tables.__file__).with_name("models.json")
-    known = json.loads(models.read_text(encoding="utf-8"))
-    known.pop("about")
-    presets = {name: preset(name) for name in preset_names()}
+    known = {
+        "models": _read(Path(tables.__file__).with_name("models.json")),
+        "memory": {file.stem: _read(file) for file in sorted(FOLDER.glob("*.json"))},
+        "presets": {name: preset(name) for name in preset_names()},
+        "gpus": {name: gpu.memory for name, gpu in GPUS.items()},
+    }
     return (
-        "// Made of tfdoc/cost/models.json and tfdoc/presets: not to be edited.\n"
-        f"const tables = {literal({'models': known, 'presets': presets})};\n"
+        "// Made of the tables in tfdoc/cost and of tfdoc/presets: not to be edited.\n"
+        f"const tables = {literal(known)};\n"
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in table.items() if key != "about"}
 
 
 def ledger_script() -> str:
     """Return all that counts, without the page."""
     made = [tracing.script(tracing.traced(formulas)), table_script()]
-    written = [(HERE / name).read_text(encoding="utf-8") for name in LEDGER]
+    written = [(HERE / name).read_text(encoding="utf-8") for name in WRITTEN]
     return "\n".join([*made, *written])
 
 
 def page_script() -> str:
     """Return the script of the page."""
-    return "\n".join([ledger_script(), (HERE / "page.js").read_text(encoding="utf-8")])
+    written = [(HERE / name).read_text(encoding="utf-8") for name in PAGE]
+    return "\n".join([ledger_script(), *written])

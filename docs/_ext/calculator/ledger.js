@@ -74,6 +74,7 @@ const ledgers = (() => {
         size,
         stored: tied ? 0n : size * copies,
         quantisable: Boolean(matmul) && !head && kind !== "router",
+        head,
       };
     });
   }
@@ -222,6 +223,12 @@ const ledgers = (() => {
     );
   }
 
+  // How many rows a linear map is applied to, by what it is applied to.
+  function tokensOf(batch, seq, source, positions) {
+    const logits = batch * positions;
+    return { token: batch * seq, source: batch * source, sequence: batch, logits };
+  }
+
   function multiplications(rows, values, tokens) {
     const used = rows.filter(
       (row) => row.matmul && !(row.component === "cross_attention" && values.alone),
@@ -298,12 +305,9 @@ const ledgers = (() => {
     flops(batch, seq, source = null, logits = "all") {
       oneOf("logits", logits, ["all", "last"]);
       const reads = this.sizes(batch, seq, source);
-      const products = multiplications(this.rows, this.values, {
-        token: batch * seq,
-        source: batch * reads,
-        sequence: batch,
-        logits: batch * (logits === "all" ? seq : 1n),
-      });
+      const positions = logits === "all" ? seq : 1n;
+      const tokens = tokensOf(batch, seq, reads, positions);
+      const products = multiplications(this.rows, this.values, tokens);
       const pairs = attention(this.table, this.values, seq, reads);
       return formulas.operations(products, batch, pairs);
     }
@@ -325,5 +329,18 @@ const ledgers = (() => {
   const ledger = (config, architecture) =>
     new Ledger(configs.read(config, architecture));
 
-  return { Ledger, bytesOf, ledger };
+  return {
+    ...{
+      BYTES,
+      Ledger,
+      SETS,
+      adapted,
+      attention,
+      bytesOf,
+      ledger,
+      multiplications,
+      sum,
+    },
+    tokensOf,
+  };
 })();

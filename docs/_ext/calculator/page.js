@@ -3,56 +3,16 @@
   "use strict";
   const form = document.getElementById("calc-form");
   if (!form) return;
-  const at = (name) => document.getElementById(`calc-${name}`);
+  const { at } = results;
   const controls = [...form.querySelectorAll("input, select, textarea")];
   const control = (name) => form.elements.namedItem(name);
 
-  // Texts.
-  const commas = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
-  const rounded = (number, unit, digits) => {
-    const scale = 10n ** BigInt(digits);
-    const units = String((2n * number * scale + unit) / (2n * unit)).padStart(
-      digits + 1,
-      "0",
-    );
-    return `${commas(units.slice(0, -digits))}.${units.slice(-digits)}`;
-  };
-  const gib = (bytes) => `${rounded(bytes, 2n ** 30n, 2)} GiB`;
-  const SHORT = [
-    ["", 0n],
-    ["thousand", 3n],
-    ["million", 6n],
-    ["billion", 9n],
-    ["trillion", 12n],
-    ["quadrillion", 15n],
-  ];
-  const about = (number) => {
-    const power = Math.min(5, Math.floor((String(number).length - 1) / 3));
-    const [word, digits] = SHORT[power];
-    return power ? `${rounded(number, 10n ** digits, 2)} ${word}` : "";
-  };
-  const KINDS = { weights: "weights", kv_cache: "key and value cache" };
-
-  function element(name, text, more = {}) {
-    const made = Object.assign(document.createElement(name), more);
-    made.append(...[text].flat());
-    return made;
-  }
-  const line = ([first, ...cells]) =>
-    element("tr", [
-      element("th", first, { scope: "row" }),
-      ...cells.map((cell) => element("td", cell)),
-    ]);
-  const fill = (name, lines) => at(name).replaceChildren(...lines);
-
   // The form: what is shown depends on what is chosen.
-  const first = (field) =>
-    field.localName === "select"
-      ? (
-          [...field.options].find((option) => option.defaultSelected) ??
-          field.options[0]
-        ).value
-      : field.defaultValue;
+  function first(field) {
+    if (field.localName !== "select") return field.defaultValue;
+    const options = [...field.options];
+    return (options.find((option) => option.defaultSelected) ?? options[0]).value;
+  }
 
   function show() {
     for (const part of form.querySelectorAll("[data-when]")) {
@@ -75,24 +35,49 @@
     select.value = names.includes(value) ? value : "";
   }
 
-  function choice() {
-    const chosen = Object.fromEntries(
-      controls.map((field) => [field.name, field.value]),
-    );
+  // The settings of an estimate. What is no whole number stays as it is, to be refused.
+  const whole = (text) => (/^\d+$/.test(text) ? BigInt(text) : text);
+  const given = (text, read = (same) => same) => (text === "" ? null : read(text));
+
+  function settings() {
+    const value = (name) => control(name).value;
+    const train = value("mode") === "train";
+    const adapters = {
+      r: whole(value("r")),
+      targets: value("targets") || value("names"),
+    };
     return {
-      ...chosen,
-      config: chosen.config || chosen.pasted,
-      targets: chosen.targets || chosen.names,
-      gpu: chosen.gpu || chosen.size,
+      config: value("config") || value("pasted"),
+      architecture: given(value("architecture")),
+      mode: value("mode"),
+      batch: whole(value("batch")),
+      seq: given(value("seq"), whole),
+      precision: value("precision"),
+      attn: value("attn"),
+      quant: value("quant"),
+      lora: value("adapters") === "lora" ? adapters : null,
+      gpu: value("gpu") === "none" ? null : value("gpu") || value("size"),
+      overhead: estimates.sizeOf("overhead", value("overhead")),
+      ...(train && {
+        optim: value("optim"),
+        checkpointing: value("checkpointing") === "on",
+        accumulate: whole(value("accumulate")),
+      }),
+      ...(!train && {
+        logits: given(value("logits")),
+        kv_dtype: given(value("kv_dtype")),
+        requests: given(value("requests"), whole),
+      }),
     };
   }
 
   // The link: what differs from the page as it comes, in the fragment of the address.
-  function fragment() {
+  function fragment(changes = {}) {
     const chosen = new URLSearchParams();
     for (const field of controls) {
-      const shown = !field.closest("[data-when][hidden]");
-      if (shown && field.value !== first(field)) chosen.set(field.name, field.value);
+      const value = changes[field.name] ?? field.value;
+      const used = field.name in changes || !field.closest("[data-when][hidden]");
+      if (used && value !== first(field)) chosen.set(field.name, value);
     }
     return `#${chosen}`;
   }
@@ -104,8 +89,9 @@
     unknown = [...wanted]
       .filter(([name, value]) => !set(name, value))
       .map((pair) => pair.join("="));
-    for (const field of controls)
+    for (const field of controls) {
       if (!wanted.has(field.name)) field.value = first(field);
+    }
     update();
   }
 
@@ -119,7 +105,7 @@
     return known;
   }
 
-  // The results.
+  // Act, and note every formula that is used.
   function watched(act) {
     const calls = [];
     const kept = { ...formulas };
@@ -131,133 +117,34 @@
       };
     }
     try {
-      return [act(), calls];
+      act();
     } finally {
       Object.assign(formulas, kept);
     }
+    return calls;
   }
 
   function update() {
     show();
-    let found;
+    let refused = true;
     try {
-      if (unknown.length)
+      if (unknown.length) {
         reading.refuse(`the link asks for what is not here: ${unknown.join(", ")}`);
-      const [result, calls] = watched(() => estimates.estimate(choice()));
-      offerHeads(result.book);
-      found = true;
-      render(result, calls);
+      }
+      const asked = settings();
+      const found = estimates.estimate(asked);
+      const calls = watched(() => estimates.estimate({ ...asked, gpu: null }));
+      offerHeads(found.book);
+      results.show(found, calls, fragment);
+      refused = false;
     } catch (error) {
       if (!(error instanceof reading.Refused)) throw error;
-      found = false;
       at("verdict").textContent = error.message;
     }
-    at("verdict").classList.toggle("refused", !found);
-    at("found").hidden = !found;
+    at("verdict").classList.toggle("refused", refused);
+    at("found").hidden = refused;
     at("link").href = fragment();
     at("copied").textContent = "";
-  }
-
-  function render({ book, memory, need, flops, trainable, gpu, sizes }, calls) {
-    const kinds = Object.entries(memory).filter(([, bytes]) => bytes);
-    verdict(book, need, gpu);
-    bar(kinds, need, gpu);
-    const share = (bytes) => `${rounded(100n * bytes, need, 1)} %`;
-    fill("memory", [
-      ...kinds.map(([kind, bytes]) => {
-        const made = line([KINDS[kind], gib(bytes), share(bytes), commas(bytes)]);
-        made.firstChild.prepend(
-          element("span", "", { className: `swatch kind-${kind}` }),
-        );
-        return made;
-      }),
-      line(["together", gib(need), share(need), commas(need)]),
-    ]);
-    const numbers = [
-      ["parameters", book.total],
-      ...(book.active === book.total
-        ? []
-        : [["of them active for a token", book.active]]),
-      ["of them in embeddings", book.embedding],
-      ...(trainable === null ? [] : [["trained by LoRA", trainable]]),
-      ["operations of a forward pass", flops],
-    ];
-    fill(
-      "numbers",
-      numbers.map(([of, n]) => line([of, about(n), commas(n)])),
-    );
-    fill(
-      "rows",
-      book.rows.map((row, i) => {
-        const { name, shape, copies, tied, stored } = row;
-        const place = tied ? `tied to ${tied}` : commas(stored);
-        return line([
-          name,
-          shape.map(commas).join(" × "),
-          commas(copies),
-          place,
-          commas(sizes[i]),
-        ]);
-      }),
-    );
-    steps(calls);
-  }
-
-  function verdict(book, need, gpu) {
-    const left = gpu === null ? 0n : gpu - need;
-    const fit = left < 0n ? `${gib(-left)} too much for` : `leaves ${gib(left)} of`;
-    const more = gpu === null ? "" : `: ${fit} ${gib(gpu)}`;
-    at("verdict").textContent = `${book.architecture} takes ${gib(need)}${more}.`;
-    at("verdict").classList.toggle("over", left < 0n);
-  }
-
-  function bar(kinds, need, gpu) {
-    const scale = gpu !== null && gpu > need ? gpu : need;
-    const percent = (bytes) => `${Number((10_000n * bytes) / scale) / 100}%`;
-    const parts = kinds.map(([kind, bytes]) => {
-      const part = element("span", "", { className: `part kind-${kind}` });
-      part.style.width = percent(bytes);
-      return part;
-    });
-    if (gpu !== null) {
-      const limit = element("span", "", { className: "limit" });
-      limit.style.left = percent(gpu);
-      parts.push(limit);
-    }
-    fill("bar", parts);
-    const words = kinds.map(([kind, bytes]) => `${KINDS[kind]} ${gib(bytes)}`);
-    if (gpu !== null) words.push(`the GPU has ${gib(gpu)}`);
-    at("bar").setAttribute("aria-label", words.join(", "));
-  }
-
-  // Each formula that was used, as it stands below, with numbers in place of its words.
-  function steps(calls) {
-    const times = new Map();
-    for (const { name } of calls) times.set(name, (times.get(name) ?? 0) + 1);
-    const shown = new Set();
-    const made = [];
-    for (const { name, given, value } of calls) {
-      if (shown.has(name)) continue;
-      shown.add(name);
-      const of = document.getElementById(`formula-${name}`);
-      const math = of.querySelector("math").cloneNode(true);
-      const sign = (kind, text) => {
-        const made = document.createElementNS(math.namespaceURI, kind);
-        made.textContent = text;
-        return made;
-      };
-      for (const word of math.querySelectorAll("mi")) {
-        const i = signatures[name].indexOf(word.textContent);
-        if (i >= 0) word.replaceWith(sign("mn", commas(given[i])));
-      }
-      math.append(sign("mo", "="), sign("mn", commas(value)));
-      const again =
-        times.get(name) > 1 ? ` (the first of ${times.get(name)} times)` : "";
-      const words = of.querySelector("p").textContent.replace(/\.$/, "");
-      made.push(element("p", `${words}${again}:`));
-      made.push(element("div", math, { className: "math-wrapper" }));
-    }
-    fill("steps", made);
   }
 
   at("off").remove();

@@ -9,14 +9,19 @@ from typing import Any
 import jinja2
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from tfdoc import ledger, preset, preset_names
+import tfdoc
+from tfdoc import estimate, ledger, preset, preset_names
 from tfdoc.cost import formulas
+from tfdoc.cost.gpus import GPUS
+from tfdoc.cost.memory import FOLDER
 from tfdoc.cost.tables import model
 
 from . import bundle, tracing
 
+STANDARD = "rtx-4090"
 SCRIPT, STYLE = "calculator.js", "calculator.css"
 FIRST = "llama-3-8b"
 GLANCE = (
@@ -25,7 +30,13 @@ GLANCE = (
     "gpt-oss-20b", "deepseek-v3",
 )  # fmt: skip
 TOKENS = 8192
-GPUS = [("24GiB", "24 GiB"), ("80GiB", "80 GiB"), ("", "another size")]
+
+
+def gpus() -> list[tuple[str, str]]:
+    """Return what the form offers: accelerators by memory, and none of them."""
+    known = sorted(GPUS.values(), key=lambda gpu: (gpu.name != STANDARD, gpu.memory))
+    named = [(gpu.name, f"{gpu.name}: {gpu.memory / 2**30:.1f} GiB") for gpu in known]
+    return [*named, ("", "another size"), ("none", "none, only count")]
 
 
 def families() -> list[tuple[str, list[str]]]:
@@ -34,15 +45,23 @@ def families() -> list[tuple[str, list[str]]]:
     return [(str(model(family)["class"]), list(names)) for family, names in found]
 
 
+def _depend(env: BuildEnvironment) -> None:
+    """Read the page again when anything that it is made of changes."""
+    for folder in (Path(__file__).parent, Path(tfdoc.__file__).parent):
+        for file in sorted(folder.rglob("*.*")):
+            if file.suffix in (".py", ".json", ".html"):
+                env.note_dependency(file)
+
+
 class Calculator(SphinxDirective):
     """``.. calculator::``: the form and the places of its results."""
 
     def run(self) -> list[nodes.Node]:
         """Return the form as HTML."""
         template = Path(__file__).with_name("form.html")
-        self.env.note_dependency(template)
+        _depend(self.env)
         page = jinja2.Template(template.read_text(encoding="utf-8"), autoescape=True)
-        form = page.render(families=families(), first=FIRST, gpus=GPUS)
+        form = page.render(families=families(), first=FIRST, gpus=gpus())
         return [nodes.raw("", form, format="html")]
 
 
@@ -51,9 +70,10 @@ class AtAGlance(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
+        _depend(self.env)
         heads = [
-            "Model", "Parameters, millions", "active", "Weights in bf16, GiB", "in NF4",
-            "Cache, GiB", "LoRA trains, millions", "TFLOP",
+            "Model", "Parameters, millions", "active", "Weights in bf16", "in NF4",
+            "Cache", "Training", "with LoRA on NF4",
         ]  # fmt: skip
         rows = [heads, *map(_glance, GLANCE)]
         lines = [".. list-table::", "   :header-rows: 1", "   :class: glance", ""]
@@ -68,12 +88,23 @@ def _glance(name: str) -> list[str]:
         name,
         f"{book.total / 1e6:,.1f}",
         f"{book.active / 1e6:,.1f}",
-        f"{book.bytes() / 2**30:.2f}",
-        f"{book.bytes(quant='nf4') / 2**30:.2f}",
-        f"{book.kv_cache(1, TOKENS) / 2**30:.2f}",
-        f"{book.lora(16) / 1e6:,.1f}",
-        f"{book.flops(1, TOKENS) / 1e12:,.1f}",
+        _gib(book.bytes()),
+        _gib(book.bytes(quant="nf4")),
+        _gib(book.kv_cache(1, TOKENS)),
+        _gib(_peak(name)),
+        _gib(_peak(name, lora={"r": 16}, quant="nf4")),
     ]
+
+
+def _gib(nbytes: int | None) -> str:
+    return "" if nbytes is None else f"{nbytes / 2**30:,.2f}"
+
+
+def _peak(name: str, **settings: Any) -> int | None:
+    """Return the peak of a training step, None where the table does not have it yet."""
+    if not FOLDER.joinpath(f"{preset(name)['model_type']}.json").exists():
+        return None
+    return estimate(name, **settings).memory.peak
 
 
 class Formulas(SphinxDirective):
@@ -81,7 +112,7 @@ class Formulas(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return what each formula means, and the formula."""
-        self.env.note_dependency(formulas.__file__)
+        _depend(self.env)
         return [
             nodes.container(
                 "",

@@ -165,7 +165,7 @@ const reading = (() => {
 
   function oneOf(name, value, allowed) {
     if (allowed.includes(value)) return value;
-    return refuse(`${name}=${repr(value)} is none of ${allowed.join(", ")}`);
+    return refuse(`${name} must be one of ${allowed.join(", ")}; got ${repr(value)}`);
   }
 
   function divides(name, part, wholeName, all) {

@@ -130,5 +130,11 @@ def latex(formula: Formula) -> str:
         lambda e: isinstance(e, sympy.floor) and e.args[0].could_extract_minus_sign(),
         lambda e: -sympy.ceiling(-e.args[0]),
     )
-    words = {symbol: rf"\mathrm{{{word(symbol)}}}" for symbol in formula.arguments}
+    words = {symbol: _written(word(symbol)) for symbol in formula.arguments}
     return str(sympy.latex(value, symbol_names=words, mul_symbol=r"dot"))
+
+
+def _written(name: str) -> str:
+    if "_" in name:  # which would be a subscript
+        return rf"\text{{{name.replace('_', ' ')}}}"
+    return rf"\mathrm{{{name}}}"
