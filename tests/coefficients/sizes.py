@@ -19,6 +19,7 @@ PREFIXES = (
     "tokens", "", "seq", "batch", "pairs", "seq*seq", "rank", "tokens*rank",
     "tokens+batch", "pairs+tokens",
 )  # fmt: skip
+SMALL = 2**15  # bytes: tables of a fixed length may stay a number
 FACTORS = sorted({a * b for a in (1, 2, 3, 4, 6, 8) for b in (1, 2, 4, 8)})
 
 
@@ -83,11 +84,8 @@ class Sizes:
 
     def of(self, nbytes: int) -> Poly:
         """Return the polynomial, or raise."""
-        if nbytes not in self.known:
-            left, primes = nbytes, []
-            for p in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 641, 3571):
-                while left and left % p == 0:
-                    primes.append(p)
-                    left //= p
-            raise LookupError(f"{nbytes} bytes are no known size: {primes} x {left}")
-        return self.known[nbytes]
+        if nbytes in self.known:
+            return self.known[nbytes]
+        if nbytes <= SMALL:
+            return Counter({(): nbytes})
+        raise LookupError(f"{nbytes} bytes are no known size; add the width they have")
