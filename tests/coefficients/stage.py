@@ -179,9 +179,7 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the adapter says."""
-        result = self.base(x)
-        result = result + self.up(self.down(x)) * 0.5
-        return result  # type: ignore[no-any-return]
+        return self.base(x) + self.up(self.down(x)) * 0.5  # type: ignore[no-any-return]
 
 
 def adapt(network: nn.Module, wanted: dict[str, tuple[int, int]]) -> None:
