@@ -250,5 +250,4 @@ assert check(solution).startswith("right")
 #    fit whatever the batch is, and a backward pass begins without gradients.
 #
 # **Read on.** Rajbhandari et al., *ZeRO* (2020); Chen et al., *Training deep
-# nets with sublinear memory cost* (2016). :func:`tfdoc.estimate` has the closed
-# forms of 48 families. Next: :doc:`/learn/7_cost/04_memory_of_inference`.
+# nets with sublinear memory cost* (2016). All of it: :func:`tfdoc.estimate`.

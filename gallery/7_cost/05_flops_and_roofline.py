@@ -17,6 +17,7 @@ bound the tokens per second of any software that writes one at a time.
 # over bytes is the **intensity**: here, nearly the number of rows.
 import timeit
 from functools import partial
+from time import process_time
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -35,16 +36,15 @@ nbytes = 2 * (n * m + rows * n + rows * m)  # matrix, input, output
 print(f"{rows} rows: {rows * 2 * n * m / nbytes:.2f} operations a byte")
 
 # %%
-# Does that matter? Let 1 to 128 rows meet a matrix too large for caches, on
-# the processor that built this page:
+# Measure it: 1 to 128 rows meet a matrix too large for a processor's caches.
 torch.manual_seed(0)
 W, counts = torch.randn(2048, 8192), [1, 4, 16, 64, 128]
 
 
 def seconds(rows):
-    """Return the shortest of a few runs, which others disturb the least."""
+    """Return the shortest processor time of a few runs."""
     x = torch.randn(rows, 2048)
-    return min(timeit.repeat(lambda: x @ W, number=1, repeat=6))
+    return min(timeit.repeat(lambda: x @ W, "", process_time, 8, number=1))
 
 
 each = [1000 * seconds(rows) / rows for rows in counts]
