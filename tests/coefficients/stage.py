@@ -189,7 +189,7 @@ def adapt(network: nn.Module, wanted: dict[str, tuple[int, int]]) -> None:
     """
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
-        if name in wanted and type(module) in (nn.Linear, Conv1D):
+        if name in wanted and isinstance(module, (nn.Linear, Conv1D)):
             outer, _, last = name.rpartition(".")
             inner = Adapted(module, *wanted[name])
             setattr(network.get_submodule(outer), last, inner)
@@ -199,6 +199,8 @@ def adapted(book: Ledger, targets: str) -> dict[str, tuple[int, int]]:
     """Return the names of the modules that get adapters, with inputs and outputs."""
     found: dict[str, tuple[int, int]] = {}
     for row, _ in adapters.adapted(book._rows, targets, book.architecture):
+        if row.component == "router":
+            continue
         for layer in row.layers or (0,):
             for i in range(row.each):
                 name = row.module.replace("*", str(layer)).replace("#", str(i))

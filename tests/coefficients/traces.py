@@ -118,6 +118,8 @@ def sizes_of(stage: Stage) -> Sizes:
     if "E" in numbers:
         widths += [f"K*{w}" for w in ("D", "M", "2*M") if w[-1] in numbers] + ["K", "E"]
         widths += [f"E*{w}" for w in ("D", "M") if w in numbers]
+    if stage.model_type == "mpt":  # ALiBi for as many positions as it may ever have
+        widths.append("2048*H")
     sizes = Sizes(numbers, dict.fromkeys(w for w in widths if _known(w, numbers)))
     for row in book._rows:
         found: Poly = poly("1")
