@@ -30,7 +30,7 @@ from tfdoc import (
 )
 from tfdoc._stage import on_meta
 from tfdoc.cost.memory import FOLDER
-from tfdoc.cost.tables import TYPES
+from tfdoc.cost.tables import TYPES, model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 transformers.logging.set_verbosity_error()
@@ -91,14 +91,18 @@ SMALLEST = {
 
 
 def shortened(name: str) -> dict[str, Any]:
-    """Return a published config with seven layers of its own at most: in less time."""
+    """Return a published config with seven layers at most and a vocabulary as its head."""
     config = preset(name)
+    heads = model(config["model_type"])["heads"]
+    config["architectures"] = [next(head for head in LM if head in heads)]
     for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
         if key in config:
             config[key] = min(config[key], 7)
     for key in ("encoder_layers", "decoder_layers", "num_decoder_layers"):
         if key in config:
             config[key] = min(config[key], 5)
+    if config["model_type"] == "t5":  # transformers ties in any case
+        config["tie_word_embeddings"] = True
     if config["model_type"] == "gpt_neo":
         config["attention_types"] = [[["global"], config["num_layers"]]]
     return config

@@ -21,12 +21,17 @@ from tfdoc.cost.tables import KINDS, model
 BATCH, SEQ, RANK = 11, 224, 19
 NUMBERS = {
     "V": 3571, "P": 2053, "F": 8 * 641, "Fd": 8 * 643, "H": 115, "Hd": 115, "G": 23, "g": 23,
-    "d": 8 * 29, "M": 8 * 223, "S": 8 * 227, "shared": 1, "E": 13, "K": 3, "n": 88, "r": 16,
-    "v": 56, "c": 2 * 131, "b": 2 * 137, "N": 2, "R": 32, "inner": 1, "groups": 1,
+    "d": 8 * 29, "M": 8 * 223, "S": 8 * 227, "shared": 17, "E": 13, "K": 7, "n": 328, "r": 296,
+    "v": 344, "c": 2 * 131, "b": 2 * 137, "N": 2, "R": 32, "inner": 1, "groups": 1,
     "labels": 2, "W": 100, "window": 100, "ln": 2, "first": 0, "step": 1, "pattern": 2,
     "no_rope_step": 4, "window_from": 0,
 }  # fmt: skip
-LM = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration", "LMHeadModel")
+LM = ("ForConditionalGeneration", "ForMaskedLM", "ForCausalLM", "LMHeadModel")
+# What `runnable` makes smaller or another.
+KEPT = (
+    "sliding_window", "layer_types", "qk_rope_head_dim", "qk_nope_head_dim",
+    "v_head_dim", "kv_lora_rank",
+)  # fmt: skip
 BASE = 2  # layers of each kind: a first and a last one
 
 Flags = tuple[tuple[str, Any], ...]
@@ -81,14 +86,14 @@ class Stage:
                 config[key] = values.get(symbol, default)
             else:
                 config[key] = values[symbol]
-        sliding = {
+        kept = {
             key: value
             for key, value in config.items()
-            if key in ("sliding_window", "layer_types") and value is not None
+            if key in KEPT and value is not None
         }
         if self.model_type != "gpt2":  # it looks for padding in the numbers
             config["pad_token_id"] = 0
-        config = runnable(config, self.head) | sliding
+        config = runnable(config, self.head) | kept
         if self.model_type == "gpt_neo":
             config["attention_types"] = [[["global"], config["num_layers"]]]
         if self.model_type == "modernbert":

@@ -29,8 +29,10 @@ def _table(model_type: str) -> dict[str, Any]:
 
 def surroundings(table: dict[str, Any], values: Values, batch: int, seq: int) -> Values:
     """Return the symbols of a config with those of what it is run on."""
+    gone = [s for s in table["stacks"] if not holds(s.get("when", ""), values)]
     return (
         values
+        | {stack["number"]: 0 for stack in gone}
         | counted(table, values, seq)
         | {"batch": batch, "seq": seq, "tokens": batch * seq}
         | {"pairs": batch * seq * seq}

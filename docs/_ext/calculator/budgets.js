@@ -19,6 +19,12 @@ const budgets = (() => {
     return { slides, full: number - slides, sparse, dense: number - sparse };
   }
 
+  // Stacks that a head does not build have no layers.
+  function gone(table, values) {
+    const stacks = table.stacks.filter((stack) => !holds(stack.when ?? "", values));
+    return Object.fromEntries(stacks.map((stack) => [stack.number, 0n]));
+  }
+
   function tableOf(modelType) {
     const table = tables.memory[modelType];
     return (
@@ -166,6 +172,7 @@ const budgets = (() => {
       const { batch, seq } = s;
       const found = {
         ...book.values,
+        ...gone(book.table, book.values),
         ...counted(book.table, book.values, seq),
         ...{ batch, seq, tokens: batch * seq, pairs: batch * seq * seq, rank: s.r },
         lm: isLm,
