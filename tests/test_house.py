@@ -22,9 +22,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"_checks", "_tensor_checks", "_follow", "_emulate"},
     {"_stage"},
-    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"},
-    {"cores"},
-    {"multihead"},
+    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"}
+    | {"balancing"},
+    {"cores", "routers"},
+    {"multihead", "moe"},
     {"blocks", "models"},
 ]
 BESIDE = {"cost", "interop", "rehearsal"}
