@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
-    {"_checks", "_tensor_checks", "_follow", "_emulate"},
+    {"_checks", "_tensor_checks", "_grouped", "_follow", "_emulate"},
     {"_stage"},
     {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"}
     | {"balancing"},

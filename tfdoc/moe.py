@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tfdoc._checks import positive, positive_int
+from tfdoc._grouped import per_expert
 from tfdoc._tensor_checks import token_mask, vectors
 from tfdoc.feedforward import Activation, _callable
 from tfdoc.parts import Part, part
@@ -66,11 +67,16 @@ class MixtureOfExperts(nn.Module):
     how many real tokens chose each expert, (E,); ``dropped``, True where a choice of a
     real token found its expert full, (..., k).
 
+    What a token gets depends on no other token, but for a finite `capacity`, where those
+    before it may have filled an expert, and for rounding: how many tokens an expert gets
+    decides how its products are summed.
+
     In eager mode padding and dropped choices are not computed. Under
-    :func:`torch.compile` and :func:`torch.export.export` nothing may depend on numbers,
-    so they are computed and thrown away; whole graphs need float32 or less and widths
-    that are multiples of 16 bytes, because others take a loop over experts, whose sizes
-    only the numbers know.
+    :func:`torch.compile` and :func:`torch.export.export` the graph may not depend on
+    numbers: there they are computed and thrown away, and the products, whose sizes only
+    the numbers know, are one operator that the compiler does not look into
+    (:func:`torch.nn.functional.grouped_mm` in bfloat16, else one of this package). On
+    the meta device one expert's matrix stands for all.
 
     Examples
     --------
@@ -189,14 +195,14 @@ class _Experts(nn.Module):
         if whole:  # the last expert takes the rest, which is thrown away below
             ends = torch.cat([ends[:-1], ends.new_full((1,), len(order))])
         else:
-            order = order[: int(ends[-1])] if len(order) else order
+            order = order[: int(ends[-1])]
         token = order // chosen.shape[-1]
-        gate, up = _per_expert(
+        gate, up = per_expert(
             tokens.index_select(0, token), self.gate_up_proj, ends
         ).chunk(2, -1)  # (copies, F)
         hidden = self.activation(gate)
         hidden = hidden * up if hidden.requires_grad else hidden.mul_(up)
-        out = _per_expert(hidden, self.down_proj, ends)  # (copies, D)
+        out = per_expert(hidden, self.down_proj, ends)  # (copies, D)
         out = out * weights.flatten()[order].unsqueeze(-1)
         if whole:
             out = out.masked_fill((expert == len(numbers)).unsqueeze(-1), 0)
@@ -207,24 +213,3 @@ class _Experts(nn.Module):
         """Return what the printed module shows."""
         (E, D, F_), act = self.down_proj.shape, self.activation
         return f"{E}, {D}, hidden_dim={F_}, activation={getattr(act, '__name__', act)}"
-
-
-def _per_expert(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """Multiply the rows of `x` up to each of the `ends` by one matrix after another."""
-    if x.is_meta:  # shapes without numbers: one expert stands for all
-        return F.linear(x, weight[0])
-    if _groups(x, weight):
-        return F.grouped_mm(x, weight.mT, offs=ends)
-    counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
-    # unbind, not weight[e]: the gradient of an index is as large as all experts.
-    rows = zip(x.split(counts), weight.unbind(), strict=True)
-    return torch.cat([F.linear(part_of_x, matrix) for part_of_x, matrix in rows])
-
-
-def _groups(x: Tensor, weight: Tensor) -> bool:
-    """Whether one grouped product can do it: dtype, alignment, and no autocast."""
-    return (
-        x.dtype is weight.dtype is not torch.float64
-        and all(n * x.element_size() % 16 == 0 for n in weight.shape[1:])
-        and not torch.is_autocast_enabled(x.device.type)
-    )
