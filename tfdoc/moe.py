@@ -38,7 +38,8 @@ class MixtureOfExperts(nn.Module):
         Width F in between, of each expert.
     router : Part
         :class:`tfdoc.SoftmaxRouter`, :class:`tfdoc.SigmoidRouter`, or a module of your
-        own that takes ``num_experts`` and returns weights and chosen experts, (..., k).
+        own that takes ``num_experts``, with a default, and returns weights and chosen
+        experts, (..., k).
     shared : Part, optional
         A network that sees every token, added with weight 1 and called
         ``shared_experts``: ``part(GatedFeedForward, hidden_dim=...)``. Several shared
@@ -104,10 +105,10 @@ class MixtureOfExperts(nn.Module):
         self.embed_dim = positive_int("embed_dim", embed_dim)
         self.num_experts = positive_int("num_experts", num_experts)
         self.capacity = None if capacity is None else positive("capacity", capacity)
-        for name, recipe in {"router": router, "shared": shared}.items():
-            if not isinstance(recipe, Part) and (
-                recipe is not None or name == "router"
-            ):
+        given: dict[str, object] = {"router": router}
+        given |= {} if shared is None else {"shared": shared}
+        for name, recipe in given.items():
+            if not isinstance(recipe, Part):
                 raise TypeError(
                     f"{name} must be a part, got {type(recipe).__name__}; "
                     "write part(Component, ...) instead of Component(...)"

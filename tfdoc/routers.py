@@ -208,7 +208,8 @@ class SigmoidRouter(_Router):
         best = grouped.topk(2).values.sum(-1).topk(self.top_groups).indices
         out = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=best.device)
         out = out.scatter(-1, best, value=False).unsqueeze(-1)
-        return grouped.masked_fill(out, -torch.inf).flatten(-2)
+        left: Tensor = grouped.masked_fill(out, -torch.inf)
+        return left.flatten(-2)
 
     @torch.no_grad()
     def update_bias(self, load: Tensor, rate: float = 1e-3) -> None:
@@ -222,8 +223,8 @@ class SigmoidRouter(_Router):
         rate : float
             Size of the move; only the sign of an expert's lack or excess counts.
         """
-        if not isinstance(load, Tensor) or load.shape != (self.num_experts,):
-            got = tuple(load.shape) if isinstance(load, Tensor) else type(load).__name__
+        got = tuple(getattr(load, "shape", ())) or type(load).__name__
+        if got != (self.num_experts,):
             raise ValueError(
                 f"load must be a tensor of one number for each of the "
                 f"{self.num_experts} experts, got {got}"
