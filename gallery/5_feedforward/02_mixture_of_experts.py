@@ -53,9 +53,7 @@ sizes |= {"experts_implementation": "eager"}
 mixtral = MixtralSparseMoeBlock(MixtralConfig(num_local_experts=E, **sizes))
 state = moe.state_dict().items()
 mixtral.load_state_dict({n.replace("router", "gate"): w for n, w in state})
-
-x = torch.randn(1, 12, D)
-rows = []
+x, rows = torch.randn(1, 12, D), []
 for token in x[0]:
     score, best = (moe.router.weight @ token).softmax(-1).topk(k)
     answers = []
@@ -76,18 +74,16 @@ for name, other in others.items():
 router = SoftmaxRouter(2, num_experts=5, top_k=1).requires_grad_(False)
 at = torch.linspace(-1, 1, 201)
 plane = torch.cartesian_prod(at, at)
-_, first = router(plane)
-picture = first.view(201, 201).T
-
+first = router(plane)[1].view(201, 201)
 fig, ax = plt.subplots(figsize=(4.6, 4), layout="constrained")
 colours = ListedColormap([f"C{e}" for e in range(5)])
-image = ax.pcolormesh(at, at, picture, cmap=colours, vmin=-0.5, vmax=4.5)
+image = ax.pcolormesh(at, at, first.T, cmap=colours, vmin=-0.5, vmax=4.5)
 for e, (a, b) in enumerate(router.weight.tolist()):
     ax.annotate(f"{e}", (a, b), ha="center", va="center", fontsize=13)
 ax.set(title="The expert of each token", xlabel="number 1", ylabel="number 2")
 _ = fig.colorbar(image, label="expert", ticks=range(5))
-same = (router(2 * plane)[1] == first).float().mean()
-assert same > 0.999  # the direction decides, but for ties
+same = router(2 * plane)[1].view(201, 201) == first  # but for ties
+assert same.float().mean() > 0.999  # the direction decides
 # sphinx_gallery_thumbnail_number = 1
 # sphinx_gallery_start_ignore
 fig.set_label(
@@ -98,13 +94,13 @@ fig.set_label(
 # sphinx_gallery_end_ignore
 
 # %%
-# The rich get richer
-# -------------------
-# An expert that gets more tokens learns faster, so the router sends it even
-# more. Give eight experts tokens of eight kinds, each to be multiplied by the
-# matrix of its kind. The mend in Mixtral is a second loss: with :math:`f_e`
-# the share of tokens that chose expert :math:`e`, and :math:`P_e` its mean
-# score, :math:`E \sum_e f_e P_e` is smallest when all are used alike.
+# Who is idle stays idle
+# ----------------------
+# Without tokens an expert learns nothing, so nothing draws tokens to it. Give
+# eight experts tokens of eight kinds, each to be multiplied by the matrix of
+# its kind. The mend in Mixtral is a second loss: with :math:`f_e` the share of
+# tokens that chose expert :math:`e`, and :math:`P_e` its mean score,
+# :math:`E \sum_e f_e P_e` is smallest when all are used alike.
 kinds, maps = 2 * torch.randn(E, 16), torch.randn(E, 16, 16) / 4
 
 
@@ -117,10 +113,9 @@ def train(balance, seed):
     for _ in range(200):
         kind = torch.randint(E, (256,))
         x = kinds[kind] + torch.randn(256, 16) / 2
+        wanted = torch.einsum("ni,nij->nj", x, maps[kind])
         with record(moe, "*") as seen:
-            error = F.mse_loss(
-                moe(x), torch.einsum("ni,nij->nj", x, maps[kind])
-            )
+            error = F.mse_loss(moe(x), wanted)
         even = tfdoc.load_balancing_loss(seen["router.scores"], top_k=1)
         optimizer.zero_grad()
         (error + balance * even).backward()
@@ -130,13 +125,14 @@ def train(balance, seed):
 
 
 # %%
-# Three runs without the second loss, and three with it; drawn is the last.
+# Three runs without the second loss, then three with it; the last is drawn.
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
 for ax, balance in zip(axes, (0.0, 0.5), strict=True):
-    runs = [train(balance, seed) for seed in range(3)]
-    idle = [(shares[-20:].mean(0) < 0.01).sum().item() for shares in runs]
-    print(f"loss times {balance}: idle experts in three runs {idle}")
-    assert (min(idle) > 0) == (max(idle) > 0) == (balance == 0)
+    runs = torch.stack([train(balance, seed) for seed in range(3)])
+    first, last = (r.mean(1) < 0.01 for r in (runs[:, :3], runs[:, -20:]))
+    idle = first.sum(1).tolist(), last.sum(1).tolist()
+    print("loss times {}: idle at first {}, at last {}".format(balance, *idle))
+    assert min(idle[1]) > 0 if balance == 0 else max(idle[1]) == 0
     ax.plot(runs[-1].unfold(0, 10, 1).mean(-1).tolist())
     ax.set(title=f"Balancing loss times {balance}", xlabel="step")
     ax.set(ylim=(0, 0.6), ylabel="share of each expert")
@@ -144,13 +140,11 @@ for ax, balance in zip(axes, (0.0, 0.5), strict=True):
 fig.set_label(
     "Each expert's share of the tokens over the steps of training. Left, "
     "without balancing, several lines fall to 0 and stay there while others "
-    "take a third. Right, with it, all come together near an eighth."
+    "take a quarter or more. Right, with it, all end near an eighth."
 )
 # sphinx_gallery_end_ignore
 
 # %%
-# Idle experts take as much memory as working ones, for nothing.
-#
 # Balance without a loss
 # ----------------------
 # A second loss pulls against the first. DeepSeek-V3 instead adds a *bias* to
@@ -184,9 +178,8 @@ fig.set_label(
 # times a *capacity* factor, and later tokens lose its answer without an error.
 # Padding is all alike, so it fills the same experts unless told.
 full = MixtureOfExperts(16, num_experts=E, hidden_dim=8, capacity=1.5)
-x, mask = torch.randn(4, 64, 16), torch.ones(4, 64).bool()
+x, mask, lost = torch.randn(4, 64, 16), torch.ones(4, 64).bool(), []
 mask[:, :32], x[:, :32] = False, 1.0  # the left half is padding
-lost = []
 for given in (None, mask):
     with record(full, "dropped") as seen:
         full(x, given)
@@ -206,10 +199,10 @@ with torch.device("meta"), FlopCounterMode(display=False) as counter:
 assert sum(p.numel() for p in layer.parameters()) == E * D + E * 3 * D * F_
 assert counter.get_total_flops() == 2 * T * (E * D + k * 3 * D * F_)
 books = {n: tfdoc.ledger(n) for n in ("mixtral-8x7b", "deepseek-v3")}
-spared = 32 * (E - k) * 3 * D * F_  # in 32 layers
-assert books["mixtral-8x7b"].total - books["mixtral-8x7b"].active == spared
-table = pd.DataFrame({n: [b.total, b.active] for n, b in books.items()}).T
-(table / 1e9).round(1).set_axis(["billions in all", "for a token"], axis=1)
+mixtral = books["mixtral-8x7b"]  # 32 layers
+assert mixtral.total - mixtral.active == 32 * (E - k) * 3 * D * F_
+table = {n: [b.total / 1e9, b.active / 1e9] for n, b in books.items()}
+pd.DataFrame(table, ["billions in all", "for a token"]).T.round(1)
 
 
 # %%
@@ -222,7 +215,7 @@ def balancing(scores, k):
 
 
 def check(loss):
-    """Compare a loss with the library's on random scores."""
+    """Compare a loss with the library's."""
     for k in (1, 3):
         scores = (3 * torch.randn(50, 6)).softmax(-1)
         wanted = tfdoc.load_balancing_loss(scores, k)
