@@ -73,7 +73,7 @@ class MixtureOfExperts(nn.Module):
     decides how its products are summed.
 
     In eager mode padding and dropped choices are not computed. Under
-    :func:`torch.compile` and :func:`torch.export.export` the graph may not depend on
+    :func:`torch.compile` and ``torch.export`` the graph may not depend on
     numbers: there they are computed and thrown away, and the products, whose sizes only
     the numbers know, are one operator that the compiler does not look into
     (:func:`torch.nn.functional.grouped_mm` in bfloat16, else one of this package). On

@@ -42,7 +42,7 @@ torch.testing.assert_close(outputs, torch.tensor([4.0, 80.0, 201.0, 136.0]))
 # With :math:`E` gated networks and the router's matrix :math:`W_r`:
 #
 # .. math:: s = \operatorname{softmax}(x W_r), \qquad
-#           y = \sum_{e \in \operatorname{top} k}
+#           y = \sum_{e \in \operatorname{top}\,k}
 #               \frac{s_e}{\sum_j s_j}\,\operatorname{FFN}_e(x)
 #
 # By hand: every token in turn, and every expert that it chose.
@@ -69,27 +69,27 @@ for name, other in others.items():
 # %%
 # What a router can tell apart
 # ----------------------------
-# Each expert owns one direction, a row of :math:`W_r`, and a token goes where
-# it points. In the plane the experts cut a cake.
+# Each expert owns a direction, a row of the router's weight. If all rows are
+# equally long, a token goes to the nearest: experts cut the plane like a cake.
 router = SoftmaxRouter(2, num_experts=5, top_k=1).requires_grad_(False)
+turn = torch.tensor([0.3, 1.1, 2.5, 3.6, 5.2])
+router.weight.copy_(0.7 * torch.stack([turn.cos(), turn.sin()], dim=-1))
 at = torch.linspace(-1, 1, 201)
-plane = torch.cartesian_prod(at, at)
-first = router(plane)[1].view(201, 201)
+_, first = router(torch.cartesian_prod(at, at))
 fig, ax = plt.subplots(figsize=(4.6, 4), layout="constrained")
+image = first.view(201, 201).T
 colours = ListedColormap([f"C{e}" for e in range(5)])
-image = ax.pcolormesh(at, at, first.T, cmap=colours, vmin=-0.5, vmax=4.5)
+ax.imshow(image, cmap=colours, origin="lower", extent=(-1, 1, -1, 1))
 for e, (a, b) in enumerate(router.weight.tolist()):
     ax.annotate(f"{e}", (a, b), ha="center", va="center", fontsize=13)
 ax.set(title="The expert of each token", xlabel="number 1", ylabel="number 2")
-_ = fig.colorbar(image, label="expert", ticks=range(5))
-same = router(2 * plane)[1].view(201, 201) == first  # but for ties
-assert same.float().mean() > 0.999  # the direction decides
+assert router(router.weight)[1].flatten().tolist() == [0, 1, 2, 3, 4]
 # sphinx_gallery_thumbnail_number = 1
 # sphinx_gallery_start_ignore
 fig.set_label(
-    "A square of tokens with two numbers each, coloured by their expert: "
-    "wedges that meet in the middle. Each expert's number stands at the end "
-    "of its row of the router's matrix; one without a wedge lies inside."
+    "A square of tokens with two numbers each, coloured by their expert: five "
+    "wedges that meet in the middle, each around its expert's number, which "
+    "stands at the end of its row of the router's matrix."
 )
 # sphinx_gallery_end_ignore
 
@@ -147,13 +147,13 @@ fig.set_label(
 # %%
 # Balance without a loss
 # ----------------------
-# A second loss pulls against the first. DeepSeek-V3 instead adds a *bias* to
-# choose, not to weigh. After each step it rises for experts with too few
-# tokens and falls for the others; nothing else is trained here.
+# DeepSeek-V3 instead adds a *bias* to the scores, to choose and not to weigh.
+# After each step it rises for experts with too few tokens and falls for the
+# others. Here it alone moves, nothing is trained.
 router = part(tfdoc.SigmoidRouter, top_k=k)
 moe = MixtureOfExperts(16, num_experts=E, hidden_dim=8, router=router)
 x, loads = torch.randn(2000, 16) + 1, []
-for _ in range(150):
+for _ in range(60):
     with record(moe, "load") as seen, torch.no_grad():
         moe(x)
     loads.append(seen["load"] / len(x) / k)
@@ -167,7 +167,7 @@ assert loads[-1].max() < 1.2 / E < 1.6 / E < loads[0].max()
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Shares of eight experts, unequal at first, run together within some "
-    "tens of steps and stay near an eighth."
+    "tens of steps and then stay near an eighth."
 )
 # sphinx_gallery_end_ignore
 
@@ -176,7 +176,7 @@ fig.set_label(
 # -------------------------------
 # Where experts live on different devices, each has room for its fair share
 # times a *capacity* factor, and later tokens lose its answer without an error.
-# Padding is all alike, so it fills the same experts unless told.
+# Padding is all alike and fills the same experts, unless you give a mask.
 full = MixtureOfExperts(16, num_experts=E, hidden_dim=8, capacity=1.5)
 x, mask, lost = torch.randn(4, 64, 16), torch.ones(4, 64).bool(), []
 mask[:, :32], x[:, :32] = False, 1.0  # the left half is padding
@@ -184,7 +184,7 @@ for given in (None, mask):
     with record(full, "dropped") as seen:
         full(x, given)
     lost.append(seen["dropped"][mask].float().mean().item())
-print("share of real choices lost: {:.0%}, told: {:.0%}".format(*lost))
+print("real choices lost: {:.0%}, with the mask {:.0%}".format(*lost))
 assert lost[0] > lost[1] + 0.05
 
 # %%
@@ -208,7 +208,7 @@ pd.DataFrame(table, ["billions in all", "for a token"]).T.round(1)
 # %%
 # Exercise
 # --------
-# Write the balancing loss of scores of shape (tokens, E).
+# Write the balancing loss above, for scores of shape (tokens, E) and any k.
 def balancing(scores, k):
     """Your turn: this is the same for every router."""
     return scores.sum() / len(scores) * k
