@@ -50,6 +50,7 @@ ROUTERS: dict[str, Part[nn.Module]] = {
     "softmax": part(SoftmaxRouter, top_k=2),
     "as they are": part(SoftmaxRouter, top_k=3, normalise=False),
     "sigmoid": part(SigmoidRouter, top_k=2, scale=2.5),
+    "bare sigmoid": part(SigmoidRouter, top_k=2, normalise=False),
     "groups": part(SigmoidRouter, top_k=2, num_groups=3, top_groups=2),
 }
 routers = pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS.keys())
@@ -438,6 +439,13 @@ def test_groups_keep_to_the_best_groups() -> None:
         best = sorted(range(4), key=lambda g: -row[2 * g] - row[2 * g + 1])[:2]
         allowed = sorted((e for e in range(8) if e // 2 in best), key=lambda e: -row[e])
         assert chosen == allowed[:3]
+
+
+def test_it_prints_its_sizes() -> None:
+    text = repr(MixtureOfExperts(8, num_experts=4, hidden_dim=16, capacity=1.5))
+    assert "8, capacity=1.5" in text
+    assert "8, num_experts=4, top_k=2" in text
+    assert "4, 8, hidden_dim=16, activation=silu" in text
 
 
 def test_it_stands_in_a_block() -> None:
