@@ -70,3 +70,30 @@ def rope(x: Tensor, positions: list[int], base: float) -> Tensor:
             out += [a * cos - b * sin, a * sin + b * cos]
         rows.append(out)
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def mixture(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    chosen: list[list[int]],
+    room: float = math.inf,
+) -> Tensor:
+    """Send tokens (N, D), one after another, to experts with room for so many each.
+
+    A token with no chosen experts is padding. Tensors stay tensors, for gradients.
+    """
+    taken, rows = [0] * len(down), []
+    for i, experts in enumerate(chosen):
+        row = torch.zeros_like(x[i])
+        for j, e in enumerate(experts):
+            if taken[e] < room:
+                taken[e] += 1
+                both = gate_up[e] @ x[i]
+                gate, up = both[: len(both) // 2], both[len(both) // 2 :]
+                row = row + weights[i, j] * (
+                    down[e] @ (gate / (1 + torch.exp(-gate)) * up)
+                )
+        rows.append(row)
+    return torch.stack(rows)

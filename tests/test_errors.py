@@ -32,6 +32,12 @@ def block(**settings: Any) -> t.PreNormBlock:
     return t.PreNormBlock(8, **{**parts, **settings})
 
 
+def moe(**settings: Any) -> t.MixtureOfExperts:
+    return t.MixtureOfExperts(
+        **{"embed_dim": 8, "num_experts": 4, "hidden_dim": 16, **settings}
+    )
+
+
 def watch(model: nn.Module, pattern: str) -> None:
     with t.record(model, pattern):
         pass
@@ -482,6 +488,179 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "wiring must be a block class, PostNormBlock or PreNormBlock, got 'pre'",
     ),
+    # Mixtures of experts.
+    (
+        "no experts",
+        lambda: moe(num_experts=0),
+        ValueError,
+        "num_experts must be at least 1, got 0",
+    ),
+    (
+        "an expert without width",
+        lambda: moe(hidden_dim=0),
+        ValueError,
+        "hidden_dim must be at least 1, got 0",
+    ),
+    (
+        "more choices than experts",
+        lambda: moe(router=t.part(t.SoftmaxRouter, top_k=5)),
+        ValueError,
+        "top_k=5 is more than num_experts=4: a token takes different experts",
+    ),
+    (
+        "a router instead of a part",
+        lambda: moe(router=t.SoftmaxRouter(8)),
+        TypeError,
+        "router must be a part, got SoftmaxRouter; write part(Component, ...) instead",
+    ),
+    (
+        "a width as shared expert",
+        lambda: moe(shared=16),
+        TypeError,
+        "shared must be a part, got int; write part(Component, ...) instead",
+    ),
+    (
+        "two numbers of experts",
+        lambda: moe(router=t.part(t.SoftmaxRouter, num_experts=8)),
+        ValueError,
+        "the router has num_experts=8 and the mixture num_experts=4; leave it out in the",
+    ),
+    (
+        "a router of nothing",
+        lambda: moe(router=t.part(t.RMSNorm)),
+        TypeError,
+        "RMSNorm has no setting 'num_experts'; it takes ['eps']",
+    ),
+    (
+        "no capacity",
+        lambda: moe(capacity=0),
+        ValueError,
+        "capacity must be above 0, got 0",
+    ),
+    (
+        "infinite capacity",
+        lambda: moe(capacity=INF),
+        ValueError,
+        "capacity must be finite, got inf",
+    ),
+    (
+        "an expert's activation by name",
+        lambda: moe(activation="silu"),
+        TypeError,
+        "activation must be a function of a tensor, such as F.gelu, got 'silu'",
+    ),
+    (
+        "wrong width of a mixture",
+        lambda: moe()(x(1, 3, 7)),
+        ValueError,
+        "the last dimension of x must be 8, got 7 in shape (1, 3, 7)",
+    ),
+    (
+        "an attention mask for a mixture",
+        lambda: moe()(x(2, 3, 8), torch.ones(2, 1, 1, 3).bool()),
+        ValueError,
+        "mask must have shape (2, 3) for x of shape (2, 3, 8), got (2, 1, 1, 3)",
+    ),
+    (
+        "a 0/1 mask for a mixture",
+        lambda: moe()(x(2, 3, 8), torch.ones(2, 3)),
+        TypeError,
+        "mask must be a bool tensor (True = real token), got torch.float32; a 0/1 mask "
+        "needs .bool()",
+    ),
+    (
+        "a list as mask for a mixture",
+        lambda: call(moe(), x(1, 1, 8), [[True]]),
+        TypeError,
+        "mask must be a bool tensor (True = real token), got list",
+    ),
+    (
+        "normalise by a number",
+        lambda: call(t.SoftmaxRouter, 8, normalise=1),
+        TypeError,
+        "normalise must be True or False, got 1 (int)",
+    ),
+    (
+        "groups that do not divide",
+        lambda: t.SigmoidRouter(8, num_experts=8, num_groups=3),
+        ValueError,
+        "num_groups=3 does not divide num_experts=8; the nearest that do are 2 and 4",
+    ),
+    (
+        "groups of one",
+        lambda: t.SigmoidRouter(8, num_experts=4, num_groups=4, top_groups=2),
+        ValueError,
+        "num_groups=4 leaves groups of 1 of the num_experts=4; a group is judged by its "
+        "two best",
+    ),
+    (
+        "too few groups for the choices",
+        lambda: t.SigmoidRouter(8, num_experts=8, top_k=3, num_groups=4),
+        ValueError,
+        "top_groups=1 of num_groups=4 groups of 2 experts cannot give top_k=3; it must be "
+        "between 2 and 4",
+    ),
+    (
+        "more groups than there are",
+        lambda: t.SigmoidRouter(8, top_groups=2),
+        ValueError,
+        "top_groups=2 of num_groups=1 groups of 8 experts cannot give top_k=2; it must be "
+        "between 1 and 1",
+    ),
+    (
+        "negative scale of a router",
+        lambda: t.SigmoidRouter(8, scale=-1),
+        ValueError,
+        "scale must be above 0, got -1",
+    ),
+    (
+        "the load of other experts",
+        lambda: t.SigmoidRouter(8).update_bias(torch.zeros(4)),
+        ValueError,
+        "load must be a tensor of one number for each of the 8 experts, got (4,)",
+    ),
+    (
+        "a list as load",
+        lambda: call(t.SigmoidRouter(8).update_bias, [0] * 8),
+        ValueError,
+        "load must be a tensor of one number for each of the 8 experts, got list",
+    ),
+    (
+        "a rate of nothing",
+        lambda: t.SigmoidRouter(8).update_bias(torch.zeros(8), rate=0),
+        ValueError,
+        "rate must be above 0, got 0",
+    ),
+    (
+        "no scores to balance",
+        lambda: t.load_balancing_loss([], 2),
+        ValueError,
+        "scores must hold one tensor at least, got none",
+    ),
+    (
+        "choices to balance instead of scores",
+        lambda: t.load_balancing_loss(torch.zeros(3, 2).long(), 2),
+        TypeError,
+        "scores must hold floating-point vectors, got dtype torch.int64",
+    ),
+    (
+        "balance of more than there are",
+        lambda: t.load_balancing_loss(x(3, 4), 5),
+        ValueError,
+        "top_k must be at most 4, the number of experts, got 5",
+    ),
+    (
+        "logits of one token",
+        lambda: t.router_z_loss(x(4)),
+        ValueError,
+        "logits must have at least 2 dimensions, got shape (4,)",
+    ),
+    (
+        "a mask of other logits",
+        lambda: t.router_z_loss(x(3, 4), mask=torch.ones(4).bool()),
+        ValueError,
+        "mask must have shape (3,) for logits of shape (3, 4), got (4,)",
+    ),
     # Watching and converting.
     (
         "nothing to watch",
@@ -533,4 +712,7 @@ def test_good_input_is_not_refused() -> None:
     mha(num_heads=8, num_kv_heads=4)(x(2, 3, 8), x(2, 5, 8))
     block(norm=t.part(t.RMSNorm), dropout=0.1)(x(1, 3, 8))
     t.FeedForward(8, hidden_dim=2, activation=F.relu)(x(8))
+    moe(capacity=1, router=t.part(t.SigmoidRouter, num_groups=2))(
+        x(2, 3, 8), torch.ones(2, 3).bool()
+    )
     t.mask_from_torch(torch.zeros(3, 3), true_means="kept")

@@ -20,11 +20,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
-    {"_checks", "_tensor_checks", "_follow", "_emulate"},
+    {"_checks", "_tensor_checks", "_grouped", "_follow", "_emulate"},
     {"_stage"},
-    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"},
-    {"cores"},
-    {"multihead"},
+    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"}
+    | {"balancing"},
+    {"cores", "routers"},
+    {"multihead", "moe"},
     {"blocks", "models"},
 ]
 BESIDE = {"cost", "interop", "rehearsal"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tfdoc.balancing import load_balancing_loss, router_z_loss
     from tfdoc.blocks import (
         PostNormBlock,
         PreNormBlock,
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
         estimate_params,
         ledger,
     )
-    from tfdoc.feedforward import FeedForward, GatedFeedForward
+    from tfdoc.feedforward import FeedForward, GatedFeedForward, relu_squared
     from tfdoc.interop import from_torch, mask_from_torch
     from tfdoc.masks import Causal, Mask, Padding, Window
     from tfdoc.models import Encoder
+    from tfdoc.moe import MixtureOfExperts
     from tfdoc.multihead import MultiHeadAttention
     from tfdoc.norms import LayerNorm, RMSNorm
     from tfdoc.parts import Part, part
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tfdoc.presets import preset, preset_names
     from tfdoc.probe import Probe, Recording, record
     from tfdoc.rehearsal import Rehearsal, rehearse
+    from tfdoc.routers import SigmoidRouter, SoftmaxRouter
 
 __all__ = [
     "Accelerator",
@@ -54,6 +57,7 @@ __all__ = [
     "LayerNorm",
     "Ledger",
     "Mask",
+    "MixtureOfExperts",
     "MultiHeadAttention",
     "Padding",
     "Part",
@@ -64,6 +68,8 @@ __all__ = [
     "Recording",
     "Rehearsal",
     "RoPE",
+    "SigmoidRouter",
+    "SoftmaxRouter",
     "TransformerBlock",
     "TransformerLayer",
     "Window",
@@ -75,28 +81,33 @@ __all__ = [
     "from_torch",
     "fused_attention",
     "ledger",
+    "load_balancing_loss",
     "mask_from_torch",
     "part",
     "preset",
     "preset_names",
     "record",
     "rehearse",
+    "relu_squared",
+    "router_z_loss",
 ]
 
 if not TYPE_CHECKING:
     # No module shares its name with a public object, or the first import of the
     # module would hide the object.
     _HOMES = {
+        "balancing": "load_balancing_loss router_z_loss",
         "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
         "cores": "DotProductCore attention fused_attention",
         "cost": (
             "Accelerator Entry Estimate Ledger accelerator count_params estimate "
             "estimate_params ledger"
         ),
-        "feedforward": "FeedForward GatedFeedForward",
+        "feedforward": "FeedForward GatedFeedForward relu_squared",
         "interop": "from_torch mask_from_torch",
         "masks": "Causal Mask Padding Window",
         "models": "Encoder",
+        "moe": "MixtureOfExperts",
         "multihead": "MultiHeadAttention",
         "norms": "LayerNorm RMSNorm",
         "parts": "Part part",
@@ -104,6 +115,7 @@ if not TYPE_CHECKING:
         "presets": "preset preset_names",
         "probe": "Probe Recording record",
         "rehearsal": "Rehearsal rehearse",
+        "routers": "SigmoidRouter SoftmaxRouter",
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

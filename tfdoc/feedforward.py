@@ -11,7 +11,7 @@ from tfdoc._checks import positive_int, probability
 from tfdoc._tensor_checks import vectors
 from tfdoc.probe import Probe
 
-__all__ = ["FeedForward", "GatedFeedForward"]
+__all__ = ["FeedForward", "GatedFeedForward", "relu_squared"]
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -33,7 +33,7 @@ class FeedForward(nn.Module):
     hidden_dim : int
         Width F in between; 4 D is common.
     activation : callable
-        Applied to each hidden number, such as ``F.relu``.
+        Applied to each hidden number, such as ``F.relu`` or :func:`tfdoc.relu_squared`.
     bias : bool
         Whether both projections have a bias.
     dropout : float
@@ -151,6 +151,29 @@ class GatedFeedForward(nn.Module):
         hidden = self.hidden(gate * self.up_proj(x))
         out: Tensor = self.down_proj(self.dropout(hidden))
         return out
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    r"""Return the square of the positive part of each number, 0 for the others.
+
+    .. math:: \operatorname{ReLU}^2(x) = \max(0, x)^2
+
+    The activation of Primer (So et al. 2021, arXiv:2109.08668) and of Nemotron: zeros
+    as ReLU has them, and a slope without a step. Hugging Face calls it ``relu2``.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of any shape, which stays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tfdoc import relu_squared
+    >>> relu_squared(torch.tensor([-2.0, 0.0, 3.0]))
+    tensor([0., 0., 9.])
+    """
+    return F.relu(x).square()
 
 
 def _callable(activation: Activation) -> Activation:

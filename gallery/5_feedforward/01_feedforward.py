@@ -234,4 +234,4 @@ assert check(lambda D: round(8 * D / 3 / 256) * 256).startswith("not yet")
 # **Read on.** Vaswani et al. (2017), *Attention is all you need*, section
 # 3.3; Shazeer (2020), *GLU variants improve transformer*. The modules:
 # :class:`tfdoc.FeedForward`, :class:`tfdoc.GatedFeedForward`. Next:
-# :doc:`the complete layer </learn/6_models/01_complete_layer>`.
+# :doc:`many of them </learn/5_feedforward/02_mixture_of_experts>`.
