@@ -21,8 +21,8 @@ from tfdoc.cost.tables import KINDS, model
 BATCH, SEQ, RANK = 11, 224, 19
 NUMBERS = {
     "V": 3571, "P": 2053, "F": 8 * 641, "Fd": 8 * 643, "H": 115, "Hd": 115, "G": 23, "g": 23,
-    "d": 8 * 29, "M": 8 * 223, "S": 8 * 227, "shared": 17, "E": 13, "K": 7, "n": 328, "r": 296,
-    "v": 344, "c": 2 * 131, "b": 2 * 137, "N": 2, "R": 32, "inner": 1, "groups": 1,
+    "d": 8 * 29, "M": 8 * 223, "S": 8 * 227, "shared": 17, "E": 13, "K": 7, "n": 2 * 59, "r": 2 * 37,
+    "v": 2 * 61, "c": 2 * 131, "b": 2 * 137, "N": 2, "R": 32, "inner": 1, "groups": 1,
     "labels": 2, "W": 100, "window": 100, "ln": 2, "first": 0, "step": 1, "pattern": 2,
     "no_rope_step": 4, "window_from": 0,
 }  # fmt: skip

@@ -172,7 +172,15 @@ def samples(kinds: tuple[str, ...], flags: Flags) -> list[tuple[dict[str, Any], 
     found = []
     for (V, D, L, F, H, d, G), (batch, seq) in product(SHAPES, LENGTHS):
         numbers = {"V": V, "D": D, "F": F, "H": H, "d": d, "G": G, "L": L, "Ld": L}
-        numbers |= {"Fd": F, "Hd": H, "g": G, "Y": min(D, 128), "M": F // 4, "S": F // 2, "E": 32}
+        numbers |= {
+            "Fd": F,
+            "Hd": H,
+            "g": G,
+            "Y": min(D, 128),
+            "M": F // 4,
+            "S": F // 2,
+            "E": 32,
+        }
         numbers |= {"K": 4, "n": d, "r": 64, "v": d, "c": 512, "b": 1536, "dd": d}
         numbers |= {
             "batch": batch,
