@@ -105,7 +105,7 @@ def estimate(  # noqa: PLR0913  # the choices a reader has
     >>> step.fits, step.lora.trainable
     (True, 41943040)
     >>> step.memory.peak_moment, round(step.memory.peak / 2**30, 1)
-    ('loss', 16.2)
+    ('backward', 19.9)
     """
     book = ledger(config, architecture)
     given = {
