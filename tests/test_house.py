@@ -20,14 +20,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
-    {"_checks", "_tensor_checks", "_follow", "_emulate"},
+    {"_checks", "_tensor_checks", "_follow", "_emulate", "_rms"},
     {"_stage"},
     {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"},
-    {"cores"},
+    {"cores", "qknorm"},
     {"multihead"},
     {"blocks", "models"},
+    {"scaled", "wirings"},
 ]
-BESIDE = {"cost", "interop", "rehearsal"}
+BESIDE = {"cost", "initialisation", "interop", "rehearsal"}
 # The command line uses what stands beside the house; nothing uses the command line.
 ABOVE = {"__main__", "_options", "_trace", "cli"}
 # Two neighbours may lean on each other, one way.

@@ -23,6 +23,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Divide each vector of `x`, shape (..., D), by its size; multiply by `weight`."""
     if torch.compiler.is_compiling():
         return plain_rms_norm(x, weight, eps)
+    if not torch.is_grad_enabled():  # a call of a Function costs more than a short norm
+        return _in_place(x, weight, eps)[0]
     out: Tensor = _WrittenOut.apply(x, weight, eps)[0]  # type: ignore[no-untyped-call]
     return out
 
@@ -41,16 +43,21 @@ def _over_size(x: Tensor, eps: float) -> Tensor:
     return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
+def _in_place(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return y and r, with one new tensor of the size of `x`."""
+    exact = _exact(x)
+    # A norm instead of x.square(), which would be a second one.
+    length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+    r = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (exact * r).mul_(weight).type_as(x), r
+
+
 class _WrittenOut(torch.autograd.Function):
-    """Returns y and r; the second is there to be kept, and has no gradient."""
+    """Return y and r; the second is there to be kept, and has no gradient."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        exact = _exact(x)
-        # A norm instead of x.square(): no second tensor of the size of x.
-        length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        r = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        return (exact * r).mul_(weight).type_as(x), r
+        return _in_place(x, weight, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -89,10 +96,9 @@ class _WrittenOut(torch.autograd.Function):
         return (n_t * weight + n * weight_t).type_as(x), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:
+    def vmap(_: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:
         def both(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
             r = _over_size(_exact(x), eps)
             return (_exact(x) * r * weight).type_as(x), r
 
         return torch.vmap(both, in_dims)(*inputs), (0, 0)
-
