@@ -37,10 +37,9 @@ for sigma in (0.02, 0.5, 1.0):
 # A fresh language model knows nothing, so its best guess gives each of V
 # tokens the probability 1/V, at a loss of :math:`\ln V`. Logits with a spread
 # of their own cost more. If another matrix of spread :math:`\sigma` makes them
-# from a normalised stream, theirs is :math:`\sigma \sqrt D`, as above. If it is
-# the embedding itself (*tied*), the token that was just read gets most: the
-# stream still holds its vector, whose product with itself is about
-# :math:`\sigma D`.
+# from a normalised stream, theirs is :math:`\sigma \sqrt D`, as above. If it
+# is the embedding itself (*tied*), the token just read gets most: the stream
+# still holds its vector, and the two have a product of about :math:`\sigma D`.
 V, D, T = 5000, 256, 64
 
 
@@ -124,14 +123,98 @@ for name in ("o_proj", "down_proj"):
 # from tokens of spread 0.02, with the division and without.
 L, streams = 48, {}
 fig, ax = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
-for name, layers in {"divided by its root": L, "not divided": 0.5}.items():
-    trunk = stack(L)
-    init_gpt2_(trunk, num_layers=L)
+for divided in (True, False):
+    trunk = init_gpt2_(stack(L), num_layers=L)
+    for matrix in (p for p in trunk.parameters() if p.ndim == 2):
+        if not divided:
+            nn.init.normal_(matrix, std=0.02)
     with torch.no_grad(), tfdoc.record(trunk, "blocks.*") as seen:
-        if layers == 0.5:  # undo it
-            for weight_name, weight in trunk.named_parameters():
-                if weight_name.endswith(("o_proj.weight", "down_proj.weight")):
-                    weight *= (2 * L) ** 0.5
         trunk(0.02 * torch.randn(2, T, D))
-    streams[name] = [seen[f"blocks.{i}"].std().item() for i in range(L)]
-    ax.plot(range(1, L + 1), streams[name], label=name)
+    sizes = [seen[f"blocks.{i}"].std().item() for i in range(L)]
+    streams[divided] = sizes[-1]
+    ax.plot(
+        range(1, L + 1), sizes, label="divided" if divided else "not divided"
+    )
+ax.set(xlabel="blocks", ylabel="size of the stream", ylim=0)
+ax.set_title("Divided by the root of 2L, the stream stays small")
+ax.legend(frameon=False)
+print(
+    f"after {L} blocks {streams[True]:.2f}, not divided {streams[False]:.2f}"
+)
+ratio = streams[False] / streams[True]
+assert 1 < ratio / (2 * L) ** 0.5 < 1.5
+assert streams[True] < 0.2
+# sphinx_gallery_start_ignore
+fig.set_label(
+    "Size of the stream over 48 blocks. Divided, it ends at "
+    f"{streams[True]:.2f}; not divided it climbs to {streams[False]:.2f}."
+)
+# sphinx_gallery_end_ignore
+
+# %%
+# The ratio is near :math:`\sqrt{2L}`, and a little above: the branches are not
+# quite independent.
+#
+# Pitfall: a name that matches nothing
+# ------------------------------------
+# Schemes go by names, and names differ: ``c_proj`` in GPT-2, ``o_proj`` and
+# ``down_proj`` in Llama, ``out_proj`` and ``linear2`` in :mod:`torch.nn`. A
+# loop that looks for a name which is not there divides nothing, silently:
+theirs = nn.TransformerEncoderLayer(D, 4).named_parameters()
+divided = [name for name, _ in theirs if name.endswith("c_proj.weight")]
+print(f"{len(divided)} matrices divided")
+assert not divided
+try:
+    init_gpt2_(nn.Sequential(nn.Linear(D, D)), num_layers=L)
+except ValueError as error:
+    print(str(error)[:67], "...")
+
+# %%
+# What it costs
+# -------------
+# Nothing: no parameter more, no product. On the meta device, where only shapes
+# exist, the same functions run, and nothing is drawn.
+with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    trunk = init_gpt2_(stack(1), num_layers=1)
+assert sum(p.numel() for p in trunk.parameters()) == 12 * D**2 + 15 * D
+assert counter.get_total_flops() == 0
+
+# %%
+# Exercise
+# --------
+# Logits that are independent, with spread :math:`s`, raise the first loss by
+# about :math:`s^2/2`. Choose the spread of an untied last matrix so that the
+# first loss is 0.1 above :math:`\ln V` at every width.
+
+
+def spread(width):
+    """Your turn: so far it is the same at every width."""
+    return 0.02 * width**0
+
+
+def check(spread):
+    for width in (64, 256, 1024):
+        normed = F.layer_norm(torch.randn(512, width), (width,))
+        logits = normed @ (spread(width) * torch.randn(width, V))
+        loss = F.cross_entropy(logits, torch.randint(V, (512,)))
+        if abs(loss - guess - 0.1) > 0.06:
+            return f"not yet: {loss - guess:+.2f} at a width of {width}"
+    return "right, at every width"
+
+
+print(check(spread))
+
+# sphinx_gallery_start_ignore
+assert check(spread).startswith("not yet")
+assert check(lambda width: (0.2 / width) ** 0.5).startswith("right")
+# sphinx_gallery_end_ignore
+
+# %%
+# .. dropdown:: Solution
+#
+#    ``(0.2 / width) ** 0.5``: then :math:`\sigma^2 D / 2 = 0.1`.
+#
+# **Read on.** Radford et al., *Language models are unsupervised multitask
+# learners* (2019), section 2.3. The functions: :func:`tfdoc.init_gpt2_`,
+# :func:`tfdoc.init_small_`, :func:`tfdoc.init_deepnorm_`. Next:
+# :doc:`/learn/5_feedforward/01_feedforward`.
