@@ -99,12 +99,12 @@ for name in wirings:
     stream = [seen[f"blocks.{i}"].std().item() for i in range(L)]
     layers = [block.feedforward.down_proj for block in encoder.blocks]
     lengths = [layer.weight.grad.norm().item() for layer in layers]
-    axes[0].plot([1, *stream], label=name)
-    axes[1].semilogy([length / lengths[0] for length in lengths])
+    axes[0].plot([1, *stream])
+    axes[1].semilogy([g / lengths[0] for g in lengths], label=name)
     ends[name], falls[name] = stream[-1], lengths[-1] / lengths[0]
 axes[0].set(xlabel="blocks below", ylabel="size of the stream", ylim=0)
 axes[1].set(xlabel="block", ylabel="gradient, over block 0's")
-axes[0].legend(frameon=False)
+axes[1].legend(frameon=False, loc="lower left")
 assert abs(ends["Sandwich"] / (1 + 2 * L) ** 0.5 - 1) < 0.15
 assert falls["OutputNorm"] < 0.1 * falls["Sandwich"]
 # sphinx_gallery_start_ignore
@@ -147,8 +147,8 @@ assert shares["PreNorm"] < 0.2
 assert shares["Sandwich"] > 0.8
 
 # %%
-# In the pre-norm stack twenty blocks are nearly wasted, and no loss curve says
-# so. In the sandwich the loud branch is like any other.
+# In the pre-norm stack twenty blocks are nearly wasted. In the sandwich the
+# loud branch is like any other.
 #
 # Training
 # --------

@@ -87,8 +87,7 @@ assert first(1.0, tied=False)[0] < losses[-1] / 3
 # sphinx_gallery_end_ignore
 
 # %%
-# A spread of 1 is what :class:`torch.nn.Embedding` draws by itself. Training
-# mends it, slowly: the first steps only undo the start.
+# A spread of 1 is what :class:`torch.nn.Embedding` draws by itself.
 #
 # The stream and the depth
 # ------------------------
