@@ -25,6 +25,7 @@ from tfdoc import (
 def test_layer_norm_is_the_loop(eps: float) -> None:
     x = torch.randn(5, 7, dtype=torch.float64)
     norm = drawn(LayerNorm(7, eps=eps).double())
+    assert norm.weight is not None
     assert norm.bias is not None
     expected = loops.layer_norm(x, eps).to(x) * norm.weight + norm.bias
     equal(norm(x), expected)

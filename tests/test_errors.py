@@ -32,10 +32,27 @@ def block(**settings: Any) -> t.PreNormBlock:
     return t.PreNormBlock(8, **{**parts, **settings})
 
 
+<<<<<<< HEAD
 def moe(**settings: Any) -> t.MixtureOfExperts:
     return t.MixtureOfExperts(
         **{"embed_dim": 8, "num_experts": 4, "hidden_dim": 16, **settings}
     )
+=======
+def deep(**settings: Any) -> t.DeepNormBlock:
+    parts: dict[str, Any] = {
+        "attention": t.part(t.MultiHeadAttention, num_heads=2),
+        "feedforward": t.part(t.FeedForward, hidden_dim=16),
+    }
+    return t.DeepNormBlock(8, **{**parts, **settings})
+
+
+class WithTable(t.FeedForward):
+    """A component with a matrix of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.table = nn.Parameter(x(3, 8))
+>>>>>>> wt-norm
 
 
 def watch(model: nn.Module, pattern: str) -> None:
@@ -488,6 +505,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "wiring must be a block class, PostNormBlock or PreNormBlock, got 'pre'",
     ),
+<<<<<<< HEAD
     # Mixtures of experts.
     (
         "no experts",
@@ -660,6 +678,82 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         lambda: t.router_z_loss(x(3, 4), mask=torch.ones(4).bool()),
         ValueError,
         "mask must have shape (3,) for logits of shape (3, 4), got (4,)",
+=======
+    # Norms, wirings, initialisation.
+    (
+        "a weight that is no bool",
+        lambda: call(t.LayerNorm, 8, weight=1),
+        TypeError,
+        "weight must be True or False, got 1 (int)",
+    ),
+    (
+        "an offset norm of another width",
+        lambda: t.UnitOffsetRMSNorm(8)(x(2, 4)),
+        ValueError,
+        "the last dimension of x must be 8, got 4 in shape (2, 4)",
+    ),
+    (
+        "a built QK-norm",
+        lambda: mha(qk_norm=t.RMSNorm(4)),
+        TypeError,
+        "qk_norm must be a part, got RMSNorm; part(RMSNorm) makes one",
+    ),
+    (
+        "heads after channels",
+        lambda: t.AcrossHeads(4, num_heads=2)(x(3, 5, 4)),
+        ValueError,
+        "x must have shape (..., 2, 4), heads before channels, got (3, 5, 4)",
+    ),
+    (
+        "a class as norm of heads",
+        lambda: call(t.EachHead, 4, norm=t.RMSNorm),
+        TypeError,
+        "norm must be a part, got type; write part(Component, ...)",
+    ),
+    (
+        "a built branch",
+        lambda: call(t.LayerScale, 8, branch=mha()),
+        TypeError,
+        "branch must be a part, got MultiHeadAttention; write part(Component, ...)",
+    ),
+    (
+        "a scale of zero",
+        lambda: t.LayerScale(8, branch=t.part(t.FeedForward), init=0),
+        ValueError,
+        "init must be above 0, got 0",
+    ),
+    (
+        "an infinite alpha",
+        lambda: deep(alpha=INF),
+        ValueError,
+        "alpha must be finite, got inf",
+    ),
+    (
+        "no layers",
+        lambda: t.init_gpt2_(mha(), num_layers=0),
+        ValueError,
+        "num_layers must be at least 1, got 0",
+    ),
+    (
+        "a spread of zero",
+        lambda: t.init_gpt2_(mha(), num_layers=2, std=0),
+        ValueError,
+        "std must be above 0, got 0",
+    ),
+    (
+        "names of another library",
+        lambda: t.init_gpt2_(nn.Sequential(nn.Linear(8, 8)), num_layers=2),
+        ValueError,
+        "no matrix of Sequential is named o_proj or down_proj, so none would get the "
+        "scale of the residual branches; it has ['0']",
+    ),
+    (
+        "a matrix of no known module",
+        lambda: t.init_small_(WithTable(), num_layers=2),
+        ValueError,
+        "the scheme knows linear layers and embeddings only, and the model also has "
+        "['table']; draw those yourself",
+>>>>>>> wt-norm
     ),
     # Watching and converting.
     (

@@ -20,15 +20,24 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
+<<<<<<< HEAD
     {"_checks", "_tensor_checks", "_grouped", "_follow", "_emulate"},
     {"_stage"},
     {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"}
     | {"balancing"},
     {"cores", "routers"},
     {"multihead", "moe"},
+=======
+    {"_checks", "_tensor_checks", "_follow", "_emulate", "_rms"},
+    {"_stage"},
+    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"},
+    {"cores", "qknorm"},
+    {"multihead"},
+>>>>>>> wt-norm
     {"blocks", "models"},
+    {"scaled", "wirings"},
 ]
-BESIDE = {"cost", "interop", "rehearsal"}
+BESIDE = {"cost", "initialisation", "interop", "rehearsal"}
 # The command line uses what stands beside the house; nothing uses the command line.
 ABOVE = {"__main__", "_options", "_trace", "cli"}
 # Two neighbours may lean on each other, one way.

@@ -32,46 +32,65 @@ if TYPE_CHECKING:
         ledger,
     )
     from tfdoc.feedforward import FeedForward, GatedFeedForward, relu_squared
+    from tfdoc.initialisation import init_deepnorm_, init_gpt2_, init_small_
     from tfdoc.interop import from_torch, mask_from_torch
     from tfdoc.masks import Causal, Mask, Padding, Window
     from tfdoc.models import Encoder
     from tfdoc.moe import MixtureOfExperts
     from tfdoc.multihead import MultiHeadAttention
-    from tfdoc.norms import LayerNorm, RMSNorm
+    from tfdoc.norms import LayerNorm, RMSNorm, UnitOffsetRMSNorm
     from tfdoc.parts import Part, part
     from tfdoc.positions import RoPE
     from tfdoc.presets import preset, preset_names
     from tfdoc.probe import Probe, Recording, record
+    from tfdoc.qknorm import AcrossHeads, EachHead
     from tfdoc.rehearsal import Rehearsal, rehearse
     from tfdoc.routers import SigmoidRouter, SoftmaxRouter
+    from tfdoc.scaled import DeepNormBlock, LayerScale, ReZero
+    from tfdoc.wirings import (
+        OutputNormBlock,
+        ParallelBlock,
+        SandwichBlock,
+        TwoNormParallelBlock,
+    )
 
 __all__ = [
     "Accelerator",
+    "AcrossHeads",
     "Causal",
+    "DeepNormBlock",
     "DotProductCore",
+    "EachHead",
     "Encoder",
     "Entry",
     "Estimate",
     "FeedForward",
     "GatedFeedForward",
     "LayerNorm",
+    "LayerScale",
     "Ledger",
     "Mask",
     "MixtureOfExperts",
     "MultiHeadAttention",
+    "OutputNormBlock",
     "Padding",
+    "ParallelBlock",
     "Part",
     "PostNormBlock",
     "PreNormBlock",
     "Probe",
     "RMSNorm",
+    "ReZero",
     "Recording",
     "Rehearsal",
     "RoPE",
+    "SandwichBlock",
     "SigmoidRouter",
     "SoftmaxRouter",
     "TransformerBlock",
     "TransformerLayer",
+    "TwoNormParallelBlock",
+    "UnitOffsetRMSNorm",
     "Window",
     "accelerator",
     "attention",
@@ -80,6 +99,9 @@ __all__ = [
     "estimate_params",
     "from_torch",
     "fused_attention",
+    "init_deepnorm_",
+    "init_gpt2_",
+    "init_small_",
     "ledger",
     "load_balancing_loss",
     "mask_from_torch",
@@ -104,18 +126,23 @@ if not TYPE_CHECKING:
             "estimate_params ledger"
         ),
         "feedforward": "FeedForward GatedFeedForward relu_squared",
+        "feedforward": "FeedForward GatedFeedForward",
+        "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
         "interop": "from_torch mask_from_torch",
         "masks": "Causal Mask Padding Window",
         "models": "Encoder",
         "moe": "MixtureOfExperts",
         "multihead": "MultiHeadAttention",
-        "norms": "LayerNorm RMSNorm",
+        "norms": "LayerNorm RMSNorm UnitOffsetRMSNorm",
         "parts": "Part part",
         "positions": "RoPE",
         "presets": "preset preset_names",
         "probe": "Probe Recording record",
+        "qknorm": "AcrossHeads EachHead",
         "rehearsal": "Rehearsal rehearse",
         "routers": "SigmoidRouter SoftmaxRouter",
+        "scaled": "DeepNormBlock LayerScale ReZero",
+        "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

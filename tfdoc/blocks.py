@@ -25,6 +25,8 @@ class _Block(nn.Module):
     feedforward: nn.Module
     attn_norm: nn.Module
     ffn_norm: nn.Module
+    # What the norms of the two branches are called; None: the branch has none.
+    _norms: tuple[str, str | None] = ("attn_norm", "ffn_norm")
 
     def __init__(
         self,
@@ -48,10 +50,11 @@ class _Block(nn.Module):
                     f"{name} must be a part, got {type(recipe).__name__}; "
                     "write part(Component, ...) instead of Component(...)"
                 )
-        self.attn_norm = norm.build(embed_dim)
-        self.attention = attention.build(embed_dim)
-        self.ffn_norm = norm.build(embed_dim)
-        self.feedforward = feedforward.build(embed_dim)
+        branches = {"attention": attention, "feedforward": feedforward}
+        for own_norm, (name, branch) in zip(self._norms, branches.items(), strict=True):
+            if own_norm is not None:
+                self.add_module(own_norm, norm.build(embed_dim))
+            self.add_module(name, branch.build(embed_dim))
         self.dropout = nn.Dropout(probability("dropout", dropout))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import reduce
 
 import torch
@@ -11,6 +12,7 @@ from tfdoc._checks import divides, positive_int
 from tfdoc._tensor_checks import batch_of_vectors, boolean_mask
 from tfdoc.cores import DotProductCore, MaskLike
 from tfdoc.masks import Mask
+from tfdoc.parts import Part
 from tfdoc.positions import RoPE
 
 __all__ = ["MultiHeadAttention"]
@@ -48,13 +50,17 @@ class MultiHeadAttention(nn.Module):
         Who may attend to whom in every call, as in ``Causal()``.
     rotary : RoPE, optional
         Turns queries and keys by their positions.
+    qk_norm : Part, optional
+        Normalises queries and keys before they are turned: built twice for width d, as
+        ``q_norm`` and ``k_norm``, and applied to each head. A part that takes
+        ``num_heads``, such as ``part(AcrossHeads)``, is told how many there are.
 
     Raises
     ------
     TypeError, ValueError
         If a width is no positive integer, heads do not divide (the nearest that do are
-        named), `dropout` is not in [0, 1), `mask` or `rotary` is of another type, or
-        `rotary` meets an odd head width.
+        named), `dropout` is not in [0, 1), `mask`, `rotary` or `qk_norm` is of another
+        type, or `rotary` meets an odd head width.
 
     Notes
     -----
@@ -83,6 +89,7 @@ class MultiHeadAttention(nn.Module):
         dropout: float = 0.0,
         mask: Mask | None = None,
         rotary: RoPE | None = None,
+        qk_norm: Part[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
@@ -100,6 +107,8 @@ class MultiHeadAttention(nn.Module):
         self.q_proj = nn.Linear(embed_dim, num_heads * head_dim, bias)
         self.k_proj = nn.Linear(embed_dim, num_kv_heads * head_dim, bias)
         self.v_proj = nn.Linear(embed_dim, num_kv_heads * head_dim, bias)
+        self.q_norm = _qk_norm(qk_norm, head_dim, num_heads)
+        self.k_norm = _qk_norm(qk_norm, head_dim, num_kv_heads)
         self.core = DotProductCore(dropout=dropout)
         self.o_proj = nn.Linear(num_heads * head_dim, embed_dim, bias)
 
@@ -147,8 +156,8 @@ class MultiHeadAttention(nn.Module):
                     f"and {context.shape[0]}"
                 )
         source = x if context is None else context
-        query = self._heads(self.q_proj(x))  # (B, H, T, d)
-        key = self._heads(self.k_proj(source))  # (B, G, S, d)
+        query = self._heads(self.q_proj(x), self.q_norm)  # (B, H, T, d)
+        key = self._heads(self.k_proj(source), self.k_norm)  # (B, G, S, d)
         value = self._heads(self.v_proj(source))  # (B, G, S, d)
 
         at = _resolve(positions, x)
@@ -165,10 +174,11 @@ class MultiHeadAttention(nn.Module):
         out: Tensor = self.o_proj(heads.transpose(1, 2).flatten(2))
         return out
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """Split (B, T, heads * d) into (B, heads, T, d)."""
+    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """Split (B, T, heads * d) into (B, heads, T, d), normalised if there is a norm."""
         heads = x.shape[-1] // self.head_dim
-        return x.reshape(*x.shape[:-1], heads, self.head_dim).transpose(1, 2)
+        split = x.reshape(*x.shape[:-1], heads, self.head_dim)
+        return (split if norm is None else norm(split)).transpose(1, 2)
 
     def _allowed(
         self, mask: MaskLike, at: Tensor, key_at: Tensor, shape: tuple[int, ...]
@@ -225,3 +235,17 @@ def _rotary(rotary: object, head_dim: int) -> RoPE | None:
             "num_heads or head_dim"
         )
     return rotary
+
+
+def _qk_norm(qk_norm: object, head_dim: int, num_heads: int) -> nn.Module | None:
+    if qk_norm is None:
+        return None
+    if not isinstance(qk_norm, Part):
+        raise TypeError(
+            f"qk_norm must be a part, got {type(qk_norm).__name__}; "
+            "part(RMSNorm) makes one"
+        )
+    if "num_heads" in inspect.signature(qk_norm.component).parameters:
+        qk_norm = qk_norm.but(num_heads=num_heads)
+    norm: nn.Module = qk_norm.build(head_dim)
+    return norm

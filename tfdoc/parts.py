@@ -149,9 +149,10 @@ def _rebuild(component: Callable[..., M_co], settings: dict[str, Any]) -> Part[M
 
 
 def _keywords(component: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return every parameter of the component after the width."""
+    """Return every parameter of the component after the width, catch-alls aside."""
     parameters = list(inspect.signature(component).parameters.values())
-    return {p.name: p for p in parameters[1:]}
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {p.name: p for p in parameters[1:] if p.kind not in catch_all}
 
 
 def _name(component: Any) -> str:

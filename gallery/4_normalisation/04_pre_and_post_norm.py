@@ -248,4 +248,4 @@ assert check(Post).startswith("not yet")
 # **Read on.** Xiong et al., *On layer normalization in the transformer
 # architecture* (2020, arXiv:2002.04745). The components:
 # :class:`tfdoc.PreNormBlock` and :class:`tfdoc.PostNormBlock`. Next:
-# :doc:`/learn/5_feedforward/01_feedforward`.
+# :doc:`/learn/4_normalisation/05_qk_norm`.
