@@ -391,7 +391,10 @@ UNTRACED = [
     ("gpt2 --accumulate 4", "--trace cannot run --accumulate 4"),
     ("gpt2 --infer --requests 3", "--trace cannot run --requests 3"),
     ("gpt2 --infer --kv-dtype fp8", "--trace cannot run --kv-dtype fp8 at --precision"),
-    ("t5-base --infer --logits last --seq 64", "what T5ForConditionalGeneration does in transformers: it computes"),
+    (
+        "t5-base --infer --logits last --seq 64",
+        "what T5ForConditionalGeneration does in transformers: it computes",
+    ),
     ("bert-base-uncased --architecture ForPreTraining --seq 64", "has no labels"),
 ]
 

@@ -32,12 +32,12 @@ def block(**settings: Any) -> t.PreNormBlock:
     return t.PreNormBlock(8, **{**parts, **settings})
 
 
-<<<<<<< HEAD
 def moe(**settings: Any) -> t.MixtureOfExperts:
     return t.MixtureOfExperts(
         **{"embed_dim": 8, "num_experts": 4, "hidden_dim": 16, **settings}
     )
-=======
+
+
 def deep(**settings: Any) -> t.DeepNormBlock:
     parts: dict[str, Any] = {
         "attention": t.part(t.MultiHeadAttention, num_heads=2),
@@ -52,7 +52,6 @@ class WithTable(t.FeedForward):
     def __init__(self) -> None:
         super().__init__(8)
         self.table = nn.Parameter(x(3, 8))
->>>>>>> wt-norm
 
 
 def watch(model: nn.Module, pattern: str) -> None:
@@ -505,7 +504,6 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "wiring must be a block class, PostNormBlock or PreNormBlock, got 'pre'",
     ),
-<<<<<<< HEAD
     # Mixtures of experts.
     (
         "no experts",
@@ -678,7 +676,6 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         lambda: t.router_z_loss(x(3, 4), mask=torch.ones(4).bool()),
         ValueError,
         "mask must have shape (3,) for logits of shape (3, 4), got (4,)",
-=======
     # Norms, wirings, initialisation.
     (
         "a weight that is no bool",
@@ -753,7 +750,6 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "the scheme knows linear layers and embeddings only, and the model also has "
         "['table']; draw those yourself",
->>>>>>> wt-norm
     ),
     # Watching and converting.
     (

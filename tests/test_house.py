@@ -20,20 +20,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
-<<<<<<< HEAD
-    {"_checks", "_tensor_checks", "_grouped", "_follow", "_emulate"},
+    {"_checks", "_tensor_checks", "_follow", "_emulate", "_grouped", "_rms"},
     {"_stage"},
     {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"}
     | {"balancing"},
-    {"cores", "routers"},
+    {"cores", "qknorm", "routers"},
     {"multihead", "moe"},
-=======
-    {"_checks", "_tensor_checks", "_follow", "_emulate", "_rms"},
-    {"_stage"},
-    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"},
-    {"cores", "qknorm"},
-    {"multihead"},
->>>>>>> wt-norm
     {"blocks", "models"},
     {"scaled", "wirings"},
 ]

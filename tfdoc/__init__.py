@@ -126,7 +126,6 @@ if not TYPE_CHECKING:
             "estimate_params ledger"
         ),
         "feedforward": "FeedForward GatedFeedForward relu_squared",
-        "feedforward": "FeedForward GatedFeedForward",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
         "interop": "from_torch mask_from_torch",
         "masks": "Causal Mask Padding Window",
