@@ -676,6 +676,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         lambda: t.router_z_loss(x(3, 4), mask=torch.ones(4).bool()),
         ValueError,
         "mask must have shape (3,) for logits of shape (3, 4), got (4,)",
+    ),
     # Norms, wirings, initialisation.
     (
         "a weight that is no bool",
