@@ -21,8 +21,20 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
     {"_checks", "_tensor_checks", "_follow", "_emulate"},
-    {"_stage"},
-    {"parts", "presets", "probe", "masks", "positions", "norms", "feedforward"},
+    {"_stage", "scalings"},
+    {
+        "parts",
+        "presets",
+        "probe",
+        "masks",
+        "positions",
+        "layouts",
+        "long_context",
+        "absolute",
+        "biases",
+        "norms",
+        "feedforward",
+    },
     {"cores"},
     {"multihead"},
     {"blocks", "models"},

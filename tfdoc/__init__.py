@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tfdoc.absolute import LearnedPositions, Sinusoidal
+    from tfdoc.biases import ALiBi, Bias, RelativeBias
     from tfdoc.blocks import (
         PostNormBlock,
         PreNormBlock,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     )
     from tfdoc.feedforward import FeedForward, GatedFeedForward
     from tfdoc.interop import from_torch, mask_from_torch
+    from tfdoc.layouts import half_to_interleaved, interleaved_to_half
+    from tfdoc.long_context import Llama3Scaling, LongRoPE, YaRN
     from tfdoc.masks import Causal, Mask, Padding, Window
     from tfdoc.models import Encoder
     from tfdoc.multihead import MultiHeadAttention
@@ -41,20 +45,34 @@ if TYPE_CHECKING:
     from tfdoc.presets import preset, preset_names
     from tfdoc.probe import Probe, Recording, record
     from tfdoc.rehearsal import Rehearsal, rehearse
+    from tfdoc.scalings import (
+        DynamicNTKScaling,
+        LinearScaling,
+        NTKScaling,
+        Scaling,
+    )
 
 __all__ = [
+    "ALiBi",
     "Accelerator",
+    "Bias",
     "Causal",
     "DotProductCore",
+    "DynamicNTKScaling",
     "Encoder",
     "Entry",
     "Estimate",
     "FeedForward",
     "GatedFeedForward",
     "LayerNorm",
+    "LearnedPositions",
     "Ledger",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRoPE",
     "Mask",
     "MultiHeadAttention",
+    "NTKScaling",
     "Padding",
     "Part",
     "PostNormBlock",
@@ -63,10 +81,14 @@ __all__ = [
     "RMSNorm",
     "Recording",
     "Rehearsal",
+    "RelativeBias",
     "RoPE",
+    "Scaling",
+    "Sinusoidal",
     "TransformerBlock",
     "TransformerLayer",
     "Window",
+    "YaRN",
     "accelerator",
     "attention",
     "count_params",
@@ -74,6 +96,8 @@ __all__ = [
     "estimate_params",
     "from_torch",
     "fused_attention",
+    "half_to_interleaved",
+    "interleaved_to_half",
     "ledger",
     "mask_from_torch",
     "part",
@@ -87,6 +111,8 @@ if not TYPE_CHECKING:
     # No module shares its name with a public object, or the first import of the
     # module would hide the object.
     _HOMES = {
+        "absolute": "LearnedPositions Sinusoidal",
+        "biases": "ALiBi Bias RelativeBias",
         "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
         "cores": "DotProductCore attention fused_attention",
         "cost": (
@@ -95,6 +121,8 @@ if not TYPE_CHECKING:
         ),
         "feedforward": "FeedForward GatedFeedForward",
         "interop": "from_torch mask_from_torch",
+        "layouts": "half_to_interleaved interleaved_to_half",
+        "long_context": "Llama3Scaling LongRoPE YaRN",
         "masks": "Causal Mask Padding Window",
         "models": "Encoder",
         "multihead": "MultiHeadAttention",
@@ -104,6 +132,7 @@ if not TYPE_CHECKING:
         "presets": "preset preset_names",
         "probe": "Probe Recording record",
         "rehearsal": "Rehearsal rehearse",
+        "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
