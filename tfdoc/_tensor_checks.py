@@ -49,7 +49,8 @@ def boolean_mask(mask: Any, scores_shape: tuple[int, ...]) -> Tensor:
     """Return `mask`, a bool tensor that broadcasts to the shape of the scores."""
     if not isinstance(mask, torch.Tensor):
         raise TypeError(
-            f"mask must be a bool tensor (True = may attend), got {type(mask).__name__}; a bias goes to bias="
+            f"mask must be a bool tensor (True = may attend), got {type(mask).__name__}; "
+            "numbers to add to the scores go to bias="
         )
     if mask.dtype is not torch.bool:
         raise TypeError(

@@ -208,7 +208,10 @@ class MultiHeadAttention(nn.Module):
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
         shown = f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
-        extras = [("mask", self.mask), ("rotary", self.rotary)]
+        extras: list[tuple[str, object]] = [
+            ("mask", self.mask),
+            ("rotary", self.rotary),
+        ]
         if not isinstance(self.position_bias, nn.Module):  # which prints itself
             extras.append(("position_bias", self.position_bias))
         return shown + "".join(f", {k}={v}" for k, v in extras if v is not None)

@@ -198,9 +198,10 @@ class RoPE:
         exact = x if x.dtype is torch.float64 else x.float()
         if self.layout == "half":
             near, far = exact.chunk(2, -1)
-            cos, sin = turns.real, turns.imag
-            turned = (near * cos - far * sin, far * cos + near * sin)
-            return torch.cat(turned, -1).type_as(x)
+            cos = torch.cat([turns.real, turns.real], -1)
+            sin = torch.cat([-turns.imag, turns.imag], -1)
+            other = torch.cat([far, near], -1)
+            return (exact * cos).addcmul_(other, sin).type_as(x)
         pairs = torch.view_as_complex(exact.reshape(*x.shape[:-1], x.shape[-1] // 2, 2))
         return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
 
@@ -262,7 +263,7 @@ def _kept(*where: object) -> Tensor:
 
 def _may_keep(x: Tensor) -> bool:
     """Say whether a table made now is one of plain numbers that outlive this call."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return False
     if type(x) not in (Tensor, nn.Parameter) or x.device.type == "meta":
         return False
