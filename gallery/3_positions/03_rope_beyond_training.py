@@ -3,8 +3,8 @@ Beyond the training length, RoPE meets angles it has never seen
 ===============================================================
 
 A model with rotary positions accepts a text of any length, and fails on one
-that is longer than those it learned from. Nothing crashes; it attends to the
-wrong tokens. Read this page if you set the rotary scaling of a checkpoint, or
+that is longer than those it learned from. Nothing crashes; the answers get
+worse. Read this page if you set the rotary scaling of a checkpoint, or
 choose one. At the end you can say which pairs of channels a scaling slows
 down, what that buys, and what it costs.
 """
@@ -14,7 +14,7 @@ down, what that buys, and what it costs.
 # ----------------------
 # Pair i of a head turns by :math:`\theta_i = \text{base}^{-2i/d}` radians a
 # token (:doc:`/learn/3_positions/02_rope`). Count its turns in a text of
-# 2048 tokens, with heads of d = 64:
+# 1024 tokens, with heads of d = 64:
 import math
 
 import matplotlib.pyplot as plt
@@ -29,7 +29,7 @@ import tfdoc
 from tfdoc import Causal, MultiHeadAttention, RoPE, Window
 
 torch.manual_seed(0)
-d, T0 = 64, 2048
+d, T0 = 64, 1024
 speeds = RoPE().frequencies(d)  # radians a token, of 32 pairs
 turns = T0 * speeds / (2 * math.pi)
 news = int((turns < 1).sum())
@@ -42,11 +42,11 @@ print(f"{news} of {d // 2} pairs never complete a turn")
 #
 # Four ways to slow down
 # ----------------------
-# Say the text is to be four times as long. **Linear** scaling divides every
-# speed by 4: no angle is new, but neighbours come four times closer.
-# **NTK-aware** scaling enlarges the base, so that the slowest pair gets all
-# of the 4 and the fastest nothing. **YaRN** and **Llama 3** sort the pairs by
-# turns: many, keep; less than one, divide by 4; a ramp between.
+# For four times the length, **linear** scaling divides every speed by 4: no
+# angle is new, but neighbours come closer. **NTK-aware** scaling enlarges the
+# base: the slowest pair gets all of the 4, the fastest nothing. **YaRN** and
+# **Llama 3** sort the pairs by turns: many, keep; less than one, divide by 4;
+# a ramp between.
 factor = 4.0
 scalings = {
     "none": None,
@@ -57,12 +57,11 @@ scalings = {
 }
 fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
 slower = {}
-for number, name in enumerate(list(scalings)[1:]):
-    new = RoPE(scaling=scalings[name]).frequencies(d)
-    slower[name] = speeds / new
-    ax.plot(slower[name].tolist(), f"C{number}.-", label=name)
+for name, scaling in scalings.items():
+    slower[name] = speeds / RoPE(scaling=scaling).frequencies(d)
+    ax.plot(slower[name].tolist(), ".-", label=name)
 ax.axvline(d // 2 - news - 0.5, ls=":", color="C5")
-ax.text(d // 2 - news, 1.1, "less than one turn\nin training", color="C5")
+ax.text(d // 2 - news, 1.2, "less than one turn\nin training", color="C5")
 ax.set(title="Who pays for four times the length", yticks=[1, 2, 3, 4])
 ax.set(xlabel="pair, fastest first", ylabel="times slower")
 _ = ax.legend(frameon=False)
@@ -78,9 +77,11 @@ fig.set_label(
 # The trouble with NTK: some pairs that will see news are slowed by less than
 # the 4 that they need.
 assert slower["NTK-aware"][turns < 1].min() < 0.8 * factor
+# sphinx_gallery_start_ignore
 for name in ("YaRN", "Llama 3"):
     assert (slower[name][turns > 32] - 1).abs().max() < 1e-9
     assert (slower[name][turns < 0.5] - factor).abs().max() < 1e-9
+# sphinx_gallery_end_ignore
 
 # %%
 # By hand, and by Hugging Face
@@ -91,9 +92,7 @@ by_hand = ramp * speeds + (1 - ramp) * speeds / factor
 rope = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": factor}
 rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 rope |= {"original_max_position_embeddings": T0}
-config = LlamaConfig(
-    head_dim=d, max_position_embeddings=4 * T0, rope_parameters=rope
-)
+config = LlamaConfig(head_dim=d, rope_parameters=rope)
 theirs = LlamaRotaryEmbedding(config).inv_freq.double()
 ours = RoPE(scaling=scalings["Llama 3"]).frequencies(d)
 for name, other in {"by hand": by_hand, "Hugging Face": theirs}.items():
@@ -126,9 +125,8 @@ fit = torch.optim.AdamW(model.parameters(), fused=True)
 pace = torch.optim.lr_scheduler.OneCycleLR(fit, 1e-2, total_steps=200)
 for _ in range(200):
     x, answers = batch(32, T0)
-    loss = F.cross_entropy(model(x).mT, answers)
     fit.zero_grad()
-    loss.backward()
+    F.cross_entropy(model(x).mT, answers).backward()
     fit.step()
     pace.step()
 
@@ -154,8 +152,7 @@ fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
 found = {}
 for style, name in zip("os^vD", scalings, strict=True):
     found[name] = [right(scalings[name], T) for T in lengths]
-    colour = "C6" if name == "none" else f"C{len(found) - 2}"
-    ax.plot(lengths, found[name], f"{colour}{style}-", label=name)
+    ax.plot(lengths, found[name], f"{style}-", label=name)
 ax.axvline(T0, ls=":", color="C5")
 ax.set(title="Without scaling, longer texts are read worse")
 ax.set(xlabel="tokens of the text (trained on 64)", ylabel="right answers")
@@ -176,15 +173,17 @@ fig.set_label(
 again = {name: right(s, 256, draw=2) for name, s in scalings.items()}
 for name in scalings:
     print(f"{name:9s} 64: {found[name][0]:.3f}, 256: {again[name]:.3f}")
+assert max(found["none"][-1], again["none"]) < found["none"][0] - 0.1
+assert found["linear"][0] < found["none"][0] - 0.005
+# sphinx_gallery_start_ignore
+for name in scalings:
     assert found[name][0] < found["none"][0] + 0.005
     if name != "none":
         assert min(found[name][-1], again[name]) > found["none"][-1] + 0.05
-assert max(found["none"][-1], again["none"]) < found["none"][0] - 0.1
-assert found["linear"][0] < found["none"][0] - 0.005
+# sphinx_gallery_end_ignore
 
 # %%
-# Published models also train on a little long text after scaling, which this
-# page does not.
+# (Published models also train on a little long text after scaling.)
 #
 # Pitfall: speeds that change under a cache
 # -----------------------------------------
@@ -206,13 +205,11 @@ assert error[-1] < 1e-5
 # What it costs
 # -------------
 # Nothing: the same table, filled with other numbers.
-for scaling in scalings.values():
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        rope = RoPE(scaling=scaling)
-        heads = MultiHeadAttention(512, num_heads=8, rotary=rope)
-        heads(torch.empty(2, 32, 512))
-    assert sum(p.numel() for p in heads.parameters()) == 4 * 512 * 513
-    assert counter.get_total_flops() == 2 * (8 * 32 * 512**2 + 4 * 32**2 * 512)
+with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    heads = MultiHeadAttention(512, num_heads=8, rotary=rope)
+    heads(torch.empty(2, 32, 512))
+assert sum(p.numel() for p in heads.parameters()) == 4 * 512 * 513
+assert counter.get_total_flops() == 2 * (8 * 32 * 512**2 + 4 * 32**2 * 512)
 
 # %%
 # Exercise
@@ -227,13 +224,11 @@ def larger_base(base, factor, d):
 
 
 def check(larger_base):
-    """Compare with NTKScaling for several widths."""
-    for d in (8, 64, 128):
-        speeds = RoPE(base=larger_base(1e4, 4.0, d)).frequencies(d)
-        slower = (RoPE().frequencies(d) / speeds)[-1].item()
-        if abs(slower - 4) > 1e-9:
-            return f"not yet: at d = {d} it is {slower:.3f} times slower"
-    return "right"
+    """Say how many times slower the slowest of 8 channels turns."""
+    speeds = RoPE(base=larger_base(1e4, 4.0, 8)).frequencies(8)
+    slower = (RoPE().frequencies(8) / speeds)[-1].item()
+    near = abs(slower - 4) < 1e-9
+    return "right" if near else f"not yet: {slower:.3f} times slower, not 4"
 
 
 print(check(larger_base))
@@ -249,7 +244,6 @@ assert check(lambda base, factor, d: base * factor ** (d / (d - 2))) == "right"
 #    :math:`\text{base}^{-(d-2)/d}`, so the base has to grow by the factor to
 #    the power :math:`d/(d-2)`.
 #
-# **Read on.** Chen et al., *Extending context window of large language models
-# via position interpolation* (2023); Peng et al., *YaRN* (2023), which tells
-# the story of them all. The classes stand under :class:`tfdoc.Scaling`. Next:
+# **Read on.** Peng et al., *YaRN* (2023), tell the story of them all. The
+# classes stand under :class:`tfdoc.Scaling`. Next:
 # :doc:`/learn/3_positions/04_alibi_and_relative_bias`.
