@@ -124,7 +124,7 @@ class RelativeBias(nn.Module, Bias):
     .. math:: b_{hij} = W_{\text{bucket}(j - i),\,h}
 
     Near distances have a bucket each; beyond half of them buckets grow with the logarithm
-    of the distance up to `max_distance`, and all that is further shares the last
+    of the distance, so that the last one holds `max_distance` and all beyond
     (Raffel et al. 2020, arXiv:1910.10683, section 2.1). T5 shares one such table between
     all layers of a stack: give the same module to each of them.
 
@@ -135,7 +135,7 @@ class RelativeBias(nn.Module, Bias):
     num_buckets : int
         Rows of the table.
     max_distance : int
-        Where the last bucket begins.
+        In the last bucket, with what is further and a little of what is nearer.
     bidirectional : bool
         Whether keys after the query have half of the buckets for themselves. Without,
         as in a decoder, they all count as distance 0.

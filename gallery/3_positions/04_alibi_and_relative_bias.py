@@ -92,9 +92,9 @@ for sign in (-1, 1):
 # Learned: T5's buckets
 # ---------------------
 # T5 learns the numbers, one for each head and *bucket* of distances. Near
-# ones have a bucket each; far ones share, the further the more; beyond 128
-# all are one. Keys on either side have 16 buckets. There is *one* such table
-# for all layers of a stack: give the same module to each.
+# ones have a bucket each; far ones share, the further the more; the furthest
+# are all in one. Keys on either side have 16 buckets. There is *one* such
+# table for all layers of a stack: give the same module to each.
 relative = RelativeBias(H)
 offset = torch.arange(-200, 201)  # the key's place minus the query's
 rows = relative.bucket(offset)
@@ -107,7 +107,7 @@ ax.set(xlabel="key, relative to the query", ylabel="bucket")
 # sphinx_gallery_start_ignore
 fig.set_label(
     "The bucket of each distance from minus to plus 200. Steps of one token "
-    "near zero, ever longer steps outwards, flat beyond 128 on both sides; "
+    "near zero, ever longer steps outwards, flat from about 90 on; "
     "keys after the query use buckets 16 to 31."
 )
 # sphinx_gallery_end_ignore
@@ -160,7 +160,7 @@ def trained(bias):
 
 
 # %%
-# ALiBi, T5's bias, and T5's with its last bucket from 40 tokens on ("near"):
+# ALiBi, T5's bias, and T5's with all buckets nearer than 40 tokens ("near"):
 ways = {
     "ALiBi": ALiBi(4),
     "T5": RelativeBias(4, bidirectional=False),
@@ -174,17 +174,17 @@ for style, (name, bias) in zip("os^", ways.items(), strict=True):
     found[name] = [right(model, T, draw=1) for T in lengths]
     again[name] = right(model, 512, draw=2)
     print(f"{name:5s} 64: {found[name][0]:.3f}, 512: {again[name]:.3f}")
-    ax.semilogx(lengths, found[name], f"{style}-", label=name)
+    ax.semilogx(lengths, found[name], f"{style}-", base=2, label=name)
 ax.set(title="ALiBi reads on; T5 meets buckets without training")
 ax.set(xlabel="tokens of the text (trained on 64)", ylabel="right answers")
-ax.set_xticks(lengths, lengths, minor=False)
+ax.set_xticks(lengths, lengths)
 _ = ax.legend(frameon=False)
 # sphinx_gallery_thumbnail_number = 3
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Share of right answers for texts of 64 to 512 tokens. ALiBi stays near "
-    "one. T5's bias falls to about a third; with its last bucket from 40 "
-    "tokens on it falls more slowly."
+    "one. T5's bias falls to about a third; with all of its buckets within "
+    "40 tokens it falls more slowly."
 )
 for name in ways:
     assert found[name][0] > 0.9
@@ -194,7 +194,7 @@ assert min(found["ALiBi"][-1], again["ALiBi"]) > 0.95
 # %%
 # ALiBi reads on; the task suits it, since it prefers the near before any
 # training. T5's bias breaks, and its gradient says why: the furthest buckets
-# do not occur in 64 tokens, so nothing trains their rows. With the last bucket
+# do not occur in 64 tokens, so nothing trains their rows. With all buckets
 # within the training length ("near"), it breaks less.
 for name in ("T5", "near"):
     rows = ways[name].weight.grad.abs().sum(1)[1:]  # row 0: the token itself
