@@ -189,6 +189,194 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "rotary must be a RoPE, got 10000; RoPE() makes one",
     ),
+    # Positions.
+    (
+        "another layout",
+        lambda: t.RoPE(layout="halves"),
+        ValueError,
+        "layout must be one of interleaved, half; got 'halves'",
+    ),
+    (
+        "a scaling by name",
+        lambda: call(t.RoPE, scaling="linear"),
+        TypeError,
+        "scaling must be a Scaling such as LinearScaling(4.0), got 'linear'",
+    ),
+    (
+        "an odd part of the channels",
+        lambda: t.RoPE(rotary_dim=5),
+        ValueError,
+        "RoPE turns pairs: rotary_dim must be even, got 5",
+    ),
+    (
+        "more channels than there are",
+        lambda: mha(rotary=t.RoPE(rotary_dim=8)),
+        ValueError,
+        "rotary_dim=8 is more than head_dim=4; RoPE cannot turn more channels",
+    ),
+    (
+        "a list of positions for RoPE",
+        lambda: call(t.RoPE(), x(1, 1, 3, 2), [0, 1, 2]),
+        TypeError,
+        "positions must be None, an integer offset or a tensor of integers, got list",
+    ),
+    (
+        "a factor that shortens",
+        lambda: t.LinearScaling(0.25),
+        ValueError,
+        "factor must be at least 1, got 0.25; it is new length over old",
+    ),
+    (
+        "a factor by text",
+        lambda: call(t.NTKScaling, "4"),
+        TypeError,
+        "factor must be a number, got '4' (str)",
+    ),
+    (
+        "no trained length",
+        lambda: t.DynamicNTKScaling(2.0, original_length=0),
+        ValueError,
+        "original_length must be at least 1, got 0",
+    ),
+    (
+        "a ramp that falls",
+        lambda: t.YaRN(4.0, 2048, beta_fast=1.0, beta_slow=32.0),
+        ValueError,
+        "beta_fast must be above beta_slow, got 1.0 and 32.0; were they swapped?",
+    ),
+    (
+        "swapped frequencies",
+        lambda: t.Llama3Scaling(low_freq_factor=4.0, high_freq_factor=1.0),
+        ValueError,
+        "high_freq_factor must be above low_freq_factor, got 1.0 and 4.0",
+    ),
+    (
+        "one divisor for all",
+        lambda: call(t.LongRoPE, 1.0, 2.0, original_length=64),
+        TypeError,
+        "short_factor must hold one divisor a pair, got 1.0",
+    ),
+    (
+        "divisors of two lengths",
+        lambda: t.LongRoPE((1.0,), (1.0, 2.0), original_length=64),
+        ValueError,
+        "short_factor and long_factor must have one divisor a pair, both, got 1 and 2",
+    ),
+    (
+        "a divisor of 0",
+        lambda: t.LongRoPE((1.0,), (0.0,), original_length=64),
+        ValueError,
+        "long_factor must be above 0, got 0.0",
+    ),
+    (
+        "divisors for another head",
+        lambda: mha(rotary=t.RoPE(scaling=t.LongRoPE((1.0,), (2.0,), 64))),
+        ValueError,
+        "LongRoPE has 1 divisors for 2 pairs of channels; give one a pair",
+    ),
+    (
+        "rows that are no heads",
+        lambda: t.half_to_interleaved(x(10, 4), 4),
+        ValueError,
+        "num_heads=4 does not divide rows=10; the nearest that do are 2 and 5",
+    ),
+    (
+        "more rows than a head has",
+        lambda: t.interleaved_to_half(x(8, 4), 4, rotary_dim=4),
+        ValueError,
+        "RoPE turns pairs within a head of 2 rows, so it cannot turn 4; give num_heads",
+    ),
+    (
+        "odd waves",
+        lambda: t.Sinusoidal(7),
+        ValueError,
+        "waves come in pairs: embed_dim must be even, got 7",
+    ),
+    (
+        "longer than the table",
+        lambda: t.LearnedPositions(8, max_positions=4)(x(1, 5, 8)),
+        ValueError,
+        "positions 0 to 4 do not fit max_positions=4, which has rows 0 to 3; shorten",
+    ),
+    (
+        "before the table",
+        lambda: t.LearnedPositions(8, max_positions=4)(x(1, 2, 8), -1),
+        ValueError,
+        "positions -1 to 0 do not fit max_positions=4",
+    ),
+    # Biases.
+    (
+        "no heads for ALiBi",
+        lambda: t.ALiBi(0),
+        ValueError,
+        "num_heads must be at least 1, got 0",
+    ),
+    (
+        "ALiBi on float positions",
+        lambda: t.ALiBi(2)(torch.arange(3.0), torch.arange(3)),
+        TypeError,
+        "query must hold whole positions of shape (tokens,) or (batch, tokens)",
+    ),
+    (
+        "one bucket",
+        lambda: t.RelativeBias(2, num_buckets=2),
+        ValueError,
+        "num_buckets=2 is too few or odd; 4 and larger even numbers can be halved",
+    ),
+    (
+        "a furthest that is near",
+        lambda: t.RelativeBias(2, max_distance=8),
+        ValueError,
+        "max_distance must be above 8, the distances with a bucket of their own, got 8",
+    ),
+    (
+        "both sides by number",
+        lambda: call(t.RelativeBias, 2, bidirectional=1),
+        TypeError,
+        "bidirectional must be True or False, got 1 (int)",
+    ),
+    (
+        "a mask as bias",
+        lambda: call(t.attention, x(3, 4), x(3, 4), x(3, 4), bias=t.Causal()),
+        TypeError,
+        "bias must be a Bias such as ALiBi(8) or a floating-point tensor that is added "
+        "to the scores, got Causal() (Causal); what says who may attend is a mask",
+    ),
+    (
+        "a bool tensor as bias",
+        lambda: t.fused_attention(
+            x(3, 4), x(3, 4), x(3, 4), bias=torch.ones(3, 3).bool()
+        ),
+        TypeError,
+        "added to the scores, got a tensor of dtype torch.bool and shape (3, 3)",
+    ),
+    (
+        "a bias as mask",
+        lambda: call(t.attention, x(3, 4), x(3, 4), x(3, 4), t.ALiBi(1)),
+        TypeError,
+        "mask must be a bool tensor (True = may attend), got ALiBi; numbers to add",
+    ),
+    (
+        "a bias for other heads",
+        lambda: t.attention(
+            x(1, 2, 3, 4), x(1, 2, 3, 4), x(1, 2, 3, 4), bias=t.ALiBi(8)
+        ),
+        ValueError,
+        "bias of shape (8, 3, 3) does not fit scores of shape (1, 2, 3, 3)",
+    ),
+    (
+        "a tensor as the constructor's bias",
+        lambda: call(mha, position_bias=x(2, 3, 3)),
+        TypeError,
+        "position_bias must be a Bias such as ALiBi(2), got a tensor of dtype "
+        "torch.float32 and shape (2, 3, 3); a tensor goes to the call",
+    ),
+    (
+        "the constructor's bias for other heads",
+        lambda: mha(position_bias=t.ALiBi(8)),
+        ValueError,
+        "position_bias is made for num_heads=8, but the attention has num_heads=2",
+    ),
     # Inputs.
     (
         "token ids",
@@ -807,3 +995,7 @@ def test_good_input_is_not_refused() -> None:
         x(2, 3, 8), torch.ones(2, 3).bool()
     )
     t.mask_from_torch(torch.zeros(3, 3), true_means="kept")
+    mha(rotary=t.RoPE(rotary_dim=4, layout="half"), position_bias=t.ALiBi(2))(
+        x(1, 3, 8), position_bias=t.RelativeBias(2)
+    )
+    t.LearnedPositions(8, max_positions=4)(x(1, 2, 8), 2)

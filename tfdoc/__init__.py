@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tfdoc.absolute import LearnedPositions, Sinusoidal
     from tfdoc.balancing import load_balancing_loss, router_z_loss
+    from tfdoc.biases import ALiBi, Bias, RelativeBias
     from tfdoc.blocks import (
         PostNormBlock,
         PreNormBlock,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from tfdoc.feedforward import FeedForward, GatedFeedForward, relu_squared
     from tfdoc.initialisation import init_deepnorm_, init_gpt2_, init_small_
     from tfdoc.interop import from_torch, mask_from_torch
+    from tfdoc.layouts import half_to_interleaved, interleaved_to_half
+    from tfdoc.long_context import Llama3Scaling, LongRoPE, YaRN
     from tfdoc.masks import Causal, Mask, Padding, Window
     from tfdoc.models import Encoder
     from tfdoc.moe import MixtureOfExperts
@@ -47,6 +51,12 @@ if TYPE_CHECKING:
     from tfdoc.rehearsal import Rehearsal, rehearse
     from tfdoc.routers import SigmoidRouter, SoftmaxRouter
     from tfdoc.scaled import DeepNormBlock, LayerScale, ReZero
+    from tfdoc.scalings import (
+        DynamicNTKScaling,
+        LinearScaling,
+        NTKScaling,
+        Scaling,
+    )
     from tfdoc.wirings import (
         OutputNormBlock,
         ParallelBlock,
@@ -55,11 +65,14 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ALiBi",
     "Accelerator",
     "AcrossHeads",
+    "Bias",
     "Causal",
     "DeepNormBlock",
     "DotProductCore",
+    "DynamicNTKScaling",
     "EachHead",
     "Encoder",
     "Entry",
@@ -68,10 +81,15 @@ __all__ = [
     "GatedFeedForward",
     "LayerNorm",
     "LayerScale",
+    "LearnedPositions",
     "Ledger",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRoPE",
     "Mask",
     "MixtureOfExperts",
     "MultiHeadAttention",
+    "NTKScaling",
     "OutputNormBlock",
     "Padding",
     "ParallelBlock",
@@ -83,15 +101,19 @@ __all__ = [
     "ReZero",
     "Recording",
     "Rehearsal",
+    "RelativeBias",
     "RoPE",
     "SandwichBlock",
+    "Scaling",
     "SigmoidRouter",
+    "Sinusoidal",
     "SoftmaxRouter",
     "TransformerBlock",
     "TransformerLayer",
     "TwoNormParallelBlock",
     "UnitOffsetRMSNorm",
     "Window",
+    "YaRN",
     "accelerator",
     "attention",
     "count_params",
@@ -99,9 +121,11 @@ __all__ = [
     "estimate_params",
     "from_torch",
     "fused_attention",
+    "half_to_interleaved",
     "init_deepnorm_",
     "init_gpt2_",
     "init_small_",
+    "interleaved_to_half",
     "ledger",
     "load_balancing_loss",
     "mask_from_torch",
@@ -119,6 +143,8 @@ if not TYPE_CHECKING:
     # module would hide the object.
     _HOMES = {
         "balancing": "load_balancing_loss router_z_loss",
+        "absolute": "LearnedPositions Sinusoidal",
+        "biases": "ALiBi Bias RelativeBias",
         "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
         "cores": "DotProductCore attention fused_attention",
         "cost": (
@@ -128,6 +154,8 @@ if not TYPE_CHECKING:
         "feedforward": "FeedForward GatedFeedForward relu_squared",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
         "interop": "from_torch mask_from_torch",
+        "layouts": "half_to_interleaved interleaved_to_half",
+        "long_context": "Llama3Scaling LongRoPE YaRN",
         "masks": "Causal Mask Padding Window",
         "models": "Encoder",
         "moe": "MixtureOfExperts",
@@ -142,6 +170,7 @@ if not TYPE_CHECKING:
         "routers": "SigmoidRouter SoftmaxRouter",
         "scaled": "DeepNormBlock LayerScale ReZero",
         "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
+        "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

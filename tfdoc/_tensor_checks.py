@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# None: 0 ... T-1. An int: that many further on. A tensor: (T,) or (B, T).
+Positions = Tensor | int | None
+
 
 def vectors(name: str, x: Any, width: int | None = None, *, ndim: int = 1) -> None:
     """Refuse anything but a floating-point tensor of the given width and rank."""
@@ -46,12 +49,14 @@ def boolean_mask(mask: Any, scores_shape: tuple[int, ...]) -> Tensor:
     """Return `mask`, a bool tensor that broadcasts to the shape of the scores."""
     if not isinstance(mask, torch.Tensor):
         raise TypeError(
-            f"mask must be a bool tensor (True = may attend), got {type(mask).__name__}"
+            f"mask must be a bool tensor (True = may attend), got {type(mask).__name__}; "
+            "numbers to add to the scores go to bias="
         )
     if mask.dtype is not torch.bool:
         raise TypeError(
             f"mask must be a bool tensor (True = may attend), got dtype {mask.dtype}; "
-            "a 0/1 mask needs .bool(), a torch.nn mask tfdoc.mask_from_torch()"
+            "a 0/1 mask needs .bool(), a torch.nn mask tfdoc.mask_from_torch(); "
+            "numbers to add to the scores go to bias="
         )
     try:
         fits = torch.broadcast_shapes(mask.shape, scores_shape) == scores_shape
@@ -80,3 +85,58 @@ def token_mask(mask: Any, name: str, x: Tensor) -> Tensor:
             f"{tuple(x.shape)}, got {tuple(mask.shape)}"
         )
     return mask
+
+
+def additive_bias(bias: Any, scores_shape: tuple[int, ...]) -> Tensor:
+    """Return `bias`, a floating-point tensor that broadcasts to the scores."""
+    if not isinstance(bias, torch.Tensor) or not bias.is_floating_point():
+        raise TypeError(
+            "bias must be a Bias such as ALiBi(8) or a floating-point tensor that is "
+            f"added to the scores, got {describe(bias)}; what says who may attend is "
+            "a mask"
+        )
+    try:
+        fits = torch.broadcast_shapes(bias.shape, scores_shape) == scores_shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"bias of shape {tuple(bias.shape)} does not fit scores of shape "
+            f"{tuple(scores_shape)} (batch, heads, queries, keys)"
+        )
+    return bias
+
+
+def resolve_positions(positions: object, x: Tensor) -> Tensor:
+    """Return positions of the tokens of `x` as a tensor, (T,) or (B, T)."""
+    length = x.shape[1]
+    if positions is None or isinstance(positions, int):
+        return torch.arange(length, device=x.device) + (positions or 0)
+    if not isinstance(positions, Tensor) or positions.is_floating_point():
+        raise TypeError(
+            "positions must be None, an integer offset or a tensor of integers, got "
+            f"{getattr(positions, 'dtype', type(positions).__name__)}"
+        )
+    if positions.shape not in ((length,), (x.shape[0], length)):
+        raise ValueError(
+            f"positions must have shape ({length},) or {(x.shape[0], length)} for x of "
+            f"shape {tuple(x.shape)}, got {tuple(positions.shape)}"
+        )
+    return positions
+
+
+def whole_positions(name: str, at: object) -> None:
+    """Refuse anything but positions of shape (tokens,) or (batch, tokens)."""
+    if isinstance(at, Tensor) and not at.is_floating_point() and at.ndim in (1, 2):
+        return
+    raise TypeError(
+        f"{name} must hold whole positions of shape (tokens,) or (batch, tokens), "
+        f"got {describe(at)}; torch.arange makes them"
+    )
+
+
+def describe(value: Any) -> str:
+    """Say what a value is, without printing a tensor."""
+    if isinstance(value, Tensor):
+        return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
+    return f"{value!r} ({type(value).__name__})"

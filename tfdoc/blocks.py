@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tfdoc._checks import positive_int, probability
-from tfdoc._tensor_checks import batch_of_vectors
+from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.cores import MaskLike
 from tfdoc.feedforward import Activation, FeedForward
 from tfdoc.masks import Mask
-from tfdoc.multihead import MultiHeadAttention, Positions
+from tfdoc.multihead import MultiHeadAttention
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
 from tfdoc.positions import RoPE

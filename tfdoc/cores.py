@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tfdoc._checks import divides, positive, probability
-from tfdoc._tensor_checks import boolean_mask, vectors
+from tfdoc._tensor_checks import additive_bias, boolean_mask, vectors
+from tfdoc.biases import Bias
 from tfdoc.masks import Causal, Mask
 from tfdoc.probe import Probe
 
@@ -21,6 +22,8 @@ __all__ = ["DotProductCore", "attention", "fused_attention"]
 
 # What may stand for a mask in a call: True = may attend.
 MaskLike: TypeAlias = Tensor | Mask | None
+# What may stand for a bias: numbers added to the scores.
+BiasLike: TypeAlias = Tensor | Bias | None
 
 
 def attention(
@@ -29,6 +32,7 @@ def attention(
     value: Tensor,
     mask: MaskLike = None,
     *,
+    bias: BiasLike = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -51,6 +55,8 @@ def attention(
     mask : Tensor of bool or Mask, optional
         True = may attend; broadcasts to (..., queries, keys). A :class:`~tfdoc.Mask` is
         evaluated with the queries as the last of the keys' positions.
+    bias : Tensor or Bias, optional
+        Added to the scaled scores, before the mask; broadcasts to (..., queries, keys).
     scale : float, optional
         Factor of the scores, :math:`1/\sqrt{d}` by default.
     dropout : float
@@ -65,7 +71,8 @@ def attention(
     Raises
     ------
     TypeError
-        If the mask is a tensor of another dtype than bool.
+        If the mask is no bool tensor or Mask, or the bias no floating-point tensor or
+        Bias.
     ValueError
         If shapes do not fit; the message has both.
 
@@ -81,7 +88,8 @@ def attention(
     """
     scale = _check(query, key, value, scale)
     table = _table(mask, query, key)
-    weights = _weights(_scores(query, key, scale), table)
+    scores = _scores(query, key, scale, _added(bias, query, key))
+    weights = _weights(scores, table)
     return F.dropout(weights, probability("dropout", dropout)) @ _per_head(value, query)
 
 
@@ -91,6 +99,7 @@ def fused_attention(
     value: Tensor,
     mask: MaskLike = None,
     *,
+    bias: BiasLike = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -99,7 +108,7 @@ def fused_attention(
     One call of :func:`torch.nn.functional.scaled_dot_product_attention`, whose kernels
     go through the keys block by block (Dao et al. 2022, *FlashAttention*,
     arXiv:2205.14135). Memory grows with the length, not with its square, as long as
-    the mask is None or ``Causal()``.
+    the mask is None or ``Causal()`` and there is no bias.
 
     Parameters, result and errors are those of :func:`attention`.
 
@@ -115,12 +124,12 @@ def fused_attention(
     # The kernel aligns its causal mask with the first key, so it serves only when
     # there are as many queries as keys.
     square = query.shape[-2] == key.shape[-2]
-    causal = type(mask) is Causal and square
+    causal = type(mask) is Causal and square and bias is None
     return F.scaled_dot_product_attention(
         query,
         key,
         value,
-        None if causal else _table(mask, query, key),
+        None if causal else _both(mask, bias, query, key),
         probability("dropout", dropout),
         is_causal=causal,
         scale=scale,
@@ -143,7 +152,7 @@ class DotProductCore(nn.Module):
 
     Notes
     -----
-    The probe ``scores`` holds the scaled scores before the mask, ``weights`` the softmax
+    The probe ``scores`` holds the scaled scores with their bias before the mask, ``weights`` the softmax
     before dropout, both (B, H, queries, keys). While one of them has a forward hook
     (see :func:`tfdoc.record`), the core takes the steps of :func:`tfdoc.attention`; else
     :func:`tfdoc.fused_attention`.
@@ -165,15 +174,22 @@ class DotProductCore(nn.Module):
         self.scores, self.weights = Probe(), Probe()
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: MaskLike = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: MaskLike = None,
+        *,
+        bias: BiasLike = None,
     ) -> Tensor:
-        """Attend; shapes and mask as in :func:`tfdoc.attention`."""
+        """Attend; shapes, mask and bias as in :func:`tfdoc.attention`."""
         dropout = self.dropout if self.training else 0.0
         if not (self.scores.watched or self.weights.watched):
-            return fused_attention(query, key, value, mask, dropout=dropout)
+            return fused_attention(query, key, value, mask, bias=bias, dropout=dropout)
         scale = _check(query, key, value, None)
         table = _table(mask, query, key)
-        weights = self.weights(_weights(self.scores(_scores(query, key, scale)), table))
+        scores = self.scores(_scores(query, key, scale, _added(bias, query, key)))
+        weights = self.weights(_weights(scores, table))
         return F.dropout(weights, dropout) @ _per_head(value, query)
 
     def extra_repr(self) -> str:
@@ -181,9 +197,10 @@ class DotProductCore(nn.Module):
         return f"dropout={self.dropout}"
 
 
-def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
+def _scores(query: Tensor, key: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     # Scaling the queries costs d numbers a token, scaling the scores one a pair.
-    return (query * scale) @ _per_head(key, query).mT
+    scores = (query * scale) @ _per_head(key, query).mT
+    return scores if bias is None else scores + bias
 
 
 def _weights(scores: Tensor, allowed: Tensor | None) -> Tensor:
@@ -206,12 +223,34 @@ def _table(mask: MaskLike, query: Tensor, key: Tensor) -> Tensor | None:
     """Turn any mask into a bool tensor that fits the scores."""
     if mask is None:
         return None
-    queries, keys = query.shape[-2], key.shape[-2]
     if isinstance(mask, Mask):
-        at = torch.arange(keys, device=key.device)
-        first = keys - queries
-        mask = mask(torch.arange(first, keys, device=key.device), at)
-    return boolean_mask(mask, (*query.shape[:-1], keys))
+        mask = mask(*_ends(query, key))
+    return boolean_mask(mask, (*query.shape[:-1], key.shape[-2]))
+
+
+def _added(bias: BiasLike, query: Tensor, key: Tensor) -> Tensor | None:
+    """Turn any bias into a tensor that fits the scores, in their dtype."""
+    if bias is None:
+        return None
+    if isinstance(bias, Bias):
+        bias = bias(*_ends(query, key))
+    return additive_bias(bias, (*query.shape[:-1], key.shape[-2])).to(query.dtype)
+
+
+def _both(mask: MaskLike, bias: BiasLike, query: Tensor, key: Tensor) -> Tensor | None:
+    """Write mask and bias as the one tensor that the kernel takes."""
+    table, added = _table(mask, query, key), _added(bias, query, key)
+    if added is None:
+        return table
+    if table is not None:
+        added = added.masked_fill(~table, float("-inf"))
+    return added.expand(*query.shape[:-1], key.shape[-2])
+
+
+def _ends(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return positions, with the queries as the last of the keys."""
+    at = torch.arange(key.shape[-2], device=key.device)
+    return at[key.shape[-2] - query.shape[-2] :], at
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tfdoc._checks import positive_int
+from tfdoc._tensor_checks import describe, whole_positions
 
 __all__ = ["Causal", "Mask", "Padding", "Window"]
 
@@ -59,8 +60,8 @@ class Mask(ABC):
             Shape (queries, keys), or (B, 1, queries, keys) where the positions or
             the mask differ from row to row of a batch.
         """
-        _positions("query", query)
-        _positions("key", key)
+        whole_positions("query", query)
+        whole_positions("key", key)
         per_row = query.ndim == 2 or key.ndim == 2
         if per_row:  # room for the heads: (B, 1, T)
             query, key = (at[:, None] if at.ndim == 2 else at for at in (query, key))
@@ -175,7 +176,7 @@ class Padding(Mask):
         if at.ndim != 1 or at.is_floating_point() or at.dtype is torch.bool:
             raise TypeError(
                 "lengths must hold one whole number for each row of the batch, "
-                f"got {_describe(at)}; a 0/1 mask of shape (B, T) has mask.sum(1)"
+                f"got {describe(at)}; a 0/1 mask of shape (B, T) has mask.sum(1)"
             )
         if at.device.type != "meta" and bool((at < 0).any()):
             raise ValueError(f"lengths must be at least 0, got {at.tolist()}")
@@ -229,21 +230,6 @@ def _mask(value: Any, sign: str) -> Mask:
     if isinstance(value, Mask):
         return value
     raise TypeError(
-        f"a mask combines with masks by {sign!r}, got {_describe(value)}; give a bool "
+        f"a mask combines with masks by {sign!r}, got {describe(value)}; give a bool "
         "tensor to the call, forward(mask=...)"
     )
-
-
-def _positions(name: str, at: object) -> None:
-    if isinstance(at, Tensor) and not at.is_floating_point() and at.ndim in (1, 2):
-        return
-    raise TypeError(
-        f"{name} must hold whole positions of shape (tokens,) or (batch, tokens), "
-        f"got {_describe(at)}; torch.arange makes them"
-    )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
-    return f"{value!r} ({type(value).__name__})"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tfdoc._checks import positive_int
-from tfdoc._tensor_checks import batch_of_vectors
+from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.cores import MaskLike
-from tfdoc.multihead import Positions
 from tfdoc.parts import Part
 
 __all__ = ["Encoder"]

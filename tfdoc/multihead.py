@@ -9,16 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from tfdoc._checks import divides, positive_int
-from tfdoc._tensor_checks import batch_of_vectors, boolean_mask
-from tfdoc.cores import DotProductCore, MaskLike
+from tfdoc._tensor_checks import (
+    Positions,
+    additive_bias,
+    batch_of_vectors,
+    boolean_mask,
+    describe,
+    resolve_positions,
+)
+from tfdoc.biases import Bias
+from tfdoc.cores import BiasLike, DotProductCore, MaskLike
 from tfdoc.masks import Mask
 from tfdoc.parts import Part
 from tfdoc.positions import RoPE
 
 __all__ = ["MultiHeadAttention"]
-
-# None: 0 ... T-1. An int: that many further on. A tensor: (T,) or (B, T).
-Positions = Tensor | int | None
 
 
 class MultiHeadAttention(nn.Module):
@@ -54,13 +59,16 @@ class MultiHeadAttention(nn.Module):
         Normalises queries and keys before they are turned: built twice for width d, as
         ``q_norm`` and ``k_norm``, and applied to each head. A part that takes
         ``num_heads``, such as ``part(AcrossHeads)``, is told how many there are.
+    position_bias : Bias, optional
+        Added to the scores in every call, as in ``ALiBi(num_heads)``. One
+        :class:`~tfdoc.RelativeBias` given to several layers is shared by them.
 
     Raises
     ------
     TypeError, ValueError
         If a width is no positive integer, heads do not divide (the nearest that do are
-        named), `dropout` is not in [0, 1), `mask`, `rotary` or `qk_norm` is of another
-        type, or `rotary` meets an odd head width.
+        named), `dropout` is not in [0, 1), `mask`, `rotary`, `qk_norm` or
+        `position_bias` is of another type, or `rotary` does not fit the head width.
 
     Notes
     -----
@@ -90,6 +98,7 @@ class MultiHeadAttention(nn.Module):
         mask: Mask | None = None,
         rotary: RoPE | None = None,
         qk_norm: Part[nn.Module] | None = None,
+        position_bias: Bias | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
@@ -103,6 +112,7 @@ class MultiHeadAttention(nn.Module):
             head_dim = embed_dim // num_heads
         self.head_dim = positive_int("head_dim", head_dim)
         self.mask, self.rotary = _mask(mask), _rotary(rotary, head_dim)
+        self.position_bias = _bias(position_bias, num_heads)
 
         self.q_proj = nn.Linear(embed_dim, num_heads * head_dim, bias)
         self.k_proj = nn.Linear(embed_dim, num_kv_heads * head_dim, bias)
@@ -119,6 +129,7 @@ class MultiHeadAttention(nn.Module):
         *,
         mask: MaskLike = None,
         positions: Positions = None,
+        position_bias: BiasLike = None,
     ) -> Tensor:
         """Let every token of `x` look at `x`, or at `context`.
 
@@ -134,6 +145,8 @@ class MultiHeadAttention(nn.Module):
         positions : int or Tensor of int, optional
             Where the tokens of `x` stand: 0 ... T-1 by default, an offset, or positions
             of shape (T,) or (B, T).
+        position_bias : Tensor or Bias, optional
+            Added to the scores, besides the constructor's; broadcasts to (B, H, T, S).
 
         Returns
         -------
@@ -160,17 +173,18 @@ class MultiHeadAttention(nn.Module):
         key = self._heads(self.k_proj(source), self.k_norm)  # (B, G, S, d)
         value = self._heads(self.v_proj(source))  # (B, G, S, d)
 
-        at = _resolve(positions, x)
-        key_at = at if context is None else _resolve(None, context)
+        at = resolve_positions(positions, x)
+        key_at = at if context is None else resolve_positions(None, context)
         if self.rotary is not None:
-            query, key = self.rotary(query, at), self.rotary(key, key_at)
+            query = self.rotary(query, positions)
+            key = self.rotary(key, positions if context is None else None)
         allowed: MaskLike = self.mask  # the core may know it without a matrix
+        shape = (*query.shape[:-1], key.shape[-2])
         if positions is not None or context is not None or mask is not None:
-            allowed = self._allowed(
-                mask, at, key_at, (*query.shape[:-1], key.shape[-2])
-            )
+            allowed = self._allowed(mask, at, key_at, shape)
+        bias = self._added(position_bias, at, key_at, shape)
 
-        heads = self.core(query, key, value, allowed)  # (B, H, T, d)
+        heads = self.core(query, key, value, allowed, bias=bias)  # (B, H, T, d)
         out: Tensor = self.o_proj(heads.transpose(1, 2).flatten(2))
         return out
 
@@ -190,29 +204,27 @@ class MultiHeadAttention(nn.Module):
         checked = [boolean_mask(table, shape) for table in tables if table is not None]
         return reduce(torch.logical_and, checked) if checked else None
 
+    def _added(
+        self, bias: BiasLike, at: Tensor, key_at: Tensor, shape: tuple[int, ...]
+    ) -> Tensor | None:
+        """Evaluate the call's and the constructor's bias at these positions."""
+        tables = [
+            b(at, key_at) if isinstance(b, Bias) else b
+            for b in (self.position_bias, bias)
+        ]
+        checked = [additive_bias(table, shape) for table in tables if table is not None]
+        return reduce(torch.add, checked) if checked else None
+
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
         shown = f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
-        extras = (("mask", self.mask), ("rotary", self.rotary))
+        extras: list[tuple[str, object]] = [
+            ("mask", self.mask),
+            ("rotary", self.rotary),
+        ]
+        if not isinstance(self.position_bias, nn.Module):  # which prints itself
+            extras.append(("position_bias", self.position_bias))
         return shown + "".join(f", {k}={v}" for k, v in extras if v is not None)
-
-
-def _resolve(positions: object, x: Tensor) -> Tensor:
-    """Return positions of the tokens of `x` as a tensor, (T,) or (B, T)."""
-    length = x.shape[1]
-    if positions is None or isinstance(positions, int):
-        return torch.arange(length, device=x.device) + (positions or 0)
-    if not isinstance(positions, Tensor) or positions.is_floating_point():
-        raise TypeError(
-            "positions must be None, an integer offset or a tensor of integers, got "
-            f"{getattr(positions, 'dtype', type(positions).__name__)}"
-        )
-    if positions.shape not in ((length,), (x.shape[0], length)):
-        raise ValueError(
-            f"positions must have shape ({length},) or {(x.shape[0], length)} for x of "
-            f"shape {tuple(x.shape)}, got {tuple(positions.shape)}"
-        )
-    return positions
 
 
 def _mask(mask: object) -> Mask | None:
@@ -229,11 +241,7 @@ def _rotary(rotary: object, head_dim: int) -> RoPE | None:
         return None
     if not isinstance(rotary, RoPE):
         raise TypeError(f"rotary must be a RoPE, got {rotary!r}; RoPE() makes one")
-    if head_dim % 2:
-        raise ValueError(
-            f"RoPE turns pairs: head_dim must be even, got {head_dim}; choose another "
-            "num_heads or head_dim"
-        )
+    rotary.frequencies(head_dim)  # refuses what does not fit
     return rotary
 
 
@@ -249,3 +257,19 @@ def _qk_norm(qk_norm: object, head_dim: int, num_heads: int) -> nn.Module | None
         qk_norm = qk_norm.but(num_heads=num_heads)
     norm: nn.Module = qk_norm.build(head_dim)
     return norm
+
+
+def _bias(bias: object, num_heads: int) -> Bias | None:
+    if bias is None:
+        return None
+    if not isinstance(bias, Bias):
+        raise TypeError(
+            f"position_bias must be a Bias such as ALiBi({num_heads}), got "
+            f"{describe(bias)}; a tensor goes to the call, forward(position_bias=...)"
+        )
+    if bias.num_heads != num_heads:
+        raise ValueError(
+            f"position_bias is made for num_heads={bias.num_heads}, but the attention "
+            f"has num_heads={num_heads}; build both with the same number"
+        )
+    return bias

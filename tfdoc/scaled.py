@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tfdoc._checks import positive, positive_int
-from tfdoc._tensor_checks import batch_of_vectors
+from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.blocks import _Block
 from tfdoc.cores import MaskLike
-from tfdoc.multihead import Positions
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tfdoc._tensor_checks import batch_of_vectors
+from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.blocks import _Block
 from tfdoc.cores import MaskLike
-from tfdoc.multihead import Positions
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
 

@@ -176,7 +176,7 @@ assert errors[0] > 0.5
 assert errors[1] < 1e-5
 
 # %%
-# The mend: reorder the rows of :math:`W_Q` and :math:`W_K` when you load them.
+# The mend: :func:`tfdoc.half_to_interleaved`, on both when you load them.
 #
 # Pitfall: positions in bfloat16
 # ------------------------------
@@ -244,4 +244,4 @@ assert (
 # **Read on.** Su et al., *RoFormer* (2021), introduced it; Barbero et al.,
 # *Round and round we go!* (2024), look at what trained models do with fast
 # and slow arrows. The class is :class:`tfdoc.RoPE`. Next:
-# :doc:`/learn/4_normalisation/01_layer_norm`.
+# :doc:`/learn/3_positions/03_rope_beyond_training`.
