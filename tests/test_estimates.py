@@ -58,8 +58,7 @@ def test_the_closed_form_meets_the_measured_peaks() -> None:
     ] + [abs(estimated(row, "infer") / row[-2] - 1) for row in DATA["infer"]]
     assert len(errors) == 54
     assert statistics.median(errors) < 1e-4
-    assert sorted(errors)[-2] < 1e-3
-    assert max(errors) < 0.05  # DeepSeek-V2-Lite, whose dense layer is a single one
+    assert max(errors) < 1e-3
 
 
 @pytest.mark.parametrize("model_type", TYPES)

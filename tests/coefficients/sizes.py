@@ -71,7 +71,9 @@ class Sizes:
     def __init__(self, numbers: dict[str, int], widths: Iterable[str]) -> None:
         self.numbers = numbers
         self.known: dict[int, Poly] = {0: Counter()}
-        plain = sorted(set(widths), key=lambda w: (w.count("+"), w.count("*"), len(w)))
+        plain = sorted(
+            dict.fromkeys(widths), key=lambda w: (w.count("+"), w.count("*"), len(w))
+        )
         for width, factor, prefix in product(["", *plain], FACTORS, PREFIXES):
             found = times(times(poly(str(factor)), poly(prefix)), poly(width))
             self.known.setdefault(value(found, numbers), found)
