@@ -161,3 +161,12 @@ def test_an_estimate_shows_itself() -> None:
     assert found.model == "llama-3.2-1b"
     names = [name for name, _, _ in found.steps]
     assert names[:3] == ["weights", "gradients", "optimizer"]
+
+
+def test_no_kind_falls_below_nothing_where_there_are_no_layers_of_it() -> None:
+    found = estimate(
+        "flan-t5-small", architecture="EncoderModel", seq=64, checkpointing=True,
+        lora={"r": 8},
+    )  # fmt: skip
+    assert min(found.memory.at_peak.values()) >= 0
+    assert sum(found.memory.at_peak.values()) == found.memory.peak

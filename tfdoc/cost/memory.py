@@ -76,8 +76,12 @@ def expressions(model_type: str, form: int) -> Iterator[tuple[str, dict[str, str
 def moments(
     model_type: str, form: int, numbers: Values
 ) -> list[tuple[str, dict[str, int]]]:
-    """Return the moments that can be the peak: a name, and the bytes of each kind."""
+    """Return the moments that can be the peak: a name, and the bytes of each kind.
+
+    A term may count on a first and a last layer: without layers of a kind it falls below
+    0, which is nothing.
+    """
     return [
-        (name, {kind: evaluate(text, numbers) for kind, text in kinds.items()})
+        (name, {kind: max(0, evaluate(text, numbers)) for kind, text in kinds.items()})
         for name, kinds in expressions(model_type, form)
     ]

@@ -54,7 +54,8 @@ const budgets = (() => {
   }
 
   function moments(modelType, form, numbers) {
-    const bytes = ([kind, text]) => [kind, evaluate(text, numbers)];
+    const least0 = (number) => (number < 0n ? 0n : number);
+    const bytes = ([kind, text]) => [kind, least0(evaluate(text, numbers))];
     return expressions(modelType, form).map(([name, kinds]) => [
       name,
       Object.fromEntries(Object.entries(kinds).map(bytes)),
