@@ -201,12 +201,16 @@ def _telling(follow: Follow, name: str, module: nn.Module) -> Callable[..., Any]
     @wraps(forward)
     def tell(*args: Any, **kwargs: Any) -> Any:
         follow.running.append(name)
+        out: Any = None
         try:
-            return forward(*args, **kwargs)
+            out = forward(*args, **kwargs)
+            return out
         finally:
             follow.running.pop()
-            # What comes after the last module is the loss, where the model has one.
-            if follow.running and not isinstance(module, _Loss):
+            # What comes after the last module is the loss, where the model has one; a
+            # module that wraps such a model ends after it.
+            inner = getattr(out, "loss", None) is None and not isinstance(module, _Loss)
+            if follow.running and inner:
                 follow.last_module = len(follow.timeline)
 
     return tell
