@@ -9,12 +9,12 @@ and of the weights as measured in bfloat16.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.test_house import fresh
 from tfdoc import Entry, Ledger, count_params, ledger, preset, preset_names
 from tfdoc.cost.tables import TYPES, model
 
@@ -252,14 +252,24 @@ def test_counting_from_numbers_agrees(name: str) -> None:
     assert sum(count_params(**numbers).values()) == MODELS[name]["total"]
 
 
+SLOWEST = """
+import time
+from tfdoc import ledger, preset, preset_names
+
+def seconds(config):
+    start = time.process_time()
+    ledger(config).active
+    return time.process_time() - start
+
+# Other work on the machine only ever adds: the least of several runs is the cost.
+configs = [preset(name) for name in preset_names()]
+print(max(min(seconds(config) for _ in range(20)) for config in configs))
+"""
+
+
 def test_a_config_takes_less_than_a_millisecond() -> None:
-    for truth in MODELS.values():
-        seconds = float("inf")
-        for _ in range(20):  # other work on the machine only ever adds
-            start = time.perf_counter()
-            _ = ledger(truth["config"]).active
-            seconds = min(seconds, time.perf_counter() - start)
-        assert seconds < 1e-3
+    """In a Python of its own, where nothing measures what is covered."""
+    assert float(fresh(SLOWEST)) < 1e-3
 
 
 def test_sizes_are_those_of_the_model_built() -> None:
