@@ -115,13 +115,13 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ),
     (
         "NaN dropout",
-        lambda: mha(dropout=NAN),
+        lambda: mha(core=t.part(t.DotProductCore, dropout=NAN)),
         ValueError,
         "dropout must be finite, got nan",
     ),
     (
         "dropout in percent",
-        lambda: mha(dropout=10),
+        lambda: mha(core=t.part(t.DotProductCore, dropout=10)),
         ValueError,
         "dropout must be at least 0 and below 1, got 10; 0.1 drops a tenth",
     ),

@@ -24,10 +24,15 @@ FLOORS = [
     {"_stage", "scalings"},
     {"parts", "presets", "probe", "masks", "norms", "feedforward", "balancing"}
     | {"positions", "layouts", "long_context", "absolute", "biases"},
-    {"cores", "qknorm", "routers"},
+    {"cores", "qknorm", "routers", "caches", "embedding"},
+    {"bounded_caches"},
+    {"cache_stacks"},
+    {"_call", "_given"},
     {"multihead", "moe"},
-    {"blocks", "models"},
-    {"scaled", "wirings"},
+    {"blocks"},
+    {"scaled", "wirings", "crossing", "layers"},
+    {"models"},
+    {"seq2seq"},
 ]
 BESIDE = {"cost", "initialisation", "interop", "rehearsal"}
 # The command line uses what stands beside the house; nothing uses the command line.

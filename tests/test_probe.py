@@ -59,7 +59,7 @@ def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), record(attention, "*"):
         _ = 1 / 0
     assert not any(m._forward_hooks for m in attention.modules())
-    assert not attention.core.weights.watched
+    assert not attention.get_submodule("core.weights")._forward_hooks
 
 
 def test_every_call_is_kept() -> None:

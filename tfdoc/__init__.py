@@ -15,12 +15,10 @@ if TYPE_CHECKING:
     from tfdoc.absolute import LearnedPositions, Sinusoidal
     from tfdoc.balancing import load_balancing_loss, router_z_loss
     from tfdoc.biases import ALiBi, Bias, RelativeBias
-    from tfdoc.blocks import (
-        PostNormBlock,
-        PreNormBlock,
-        TransformerBlock,
-        TransformerLayer,
-    )
+    from tfdoc.blocks import PostNormBlock, PreNormBlock
+    from tfdoc.bounded_caches import PreallocatedCache, SlidingCache
+    from tfdoc.cache_stacks import ModelCache, PairedCache
+    from tfdoc.caches import Cache, GrowingCache
     from tfdoc.cores import DotProductCore, attention, fused_attention
     from tfdoc.cost import (
         Accelerator,
@@ -33,13 +31,16 @@ if TYPE_CHECKING:
         estimate_params,
         ledger,
     )
+    from tfdoc.crossing import PostNormCrossBlock, PreNormCrossBlock
+    from tfdoc.embedding import Head, TokenEmbedding
     from tfdoc.feedforward import FeedForward, GatedFeedForward, relu_squared
     from tfdoc.initialisation import init_deepnorm_, init_gpt2_, init_small_
     from tfdoc.interop import from_torch, mask_from_torch
+    from tfdoc.layers import TransformerBlock, TransformerLayer
     from tfdoc.layouts import half_to_interleaved, interleaved_to_half
     from tfdoc.long_context import Llama3Scaling, LongRoPE, YaRN
     from tfdoc.masks import Causal, Mask, Padding, Window
-    from tfdoc.models import Encoder
+    from tfdoc.models import Decoder, Encoder
     from tfdoc.moe import MixtureOfExperts
     from tfdoc.multihead import MultiHeadAttention
     from tfdoc.norms import LayerNorm, RMSNorm, UnitOffsetRMSNorm
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         NTKScaling,
         Scaling,
     )
+    from tfdoc.seq2seq import EncoderDecoder
     from tfdoc.wirings import (
         OutputNormBlock,
         ParallelBlock,
@@ -69,16 +71,21 @@ __all__ = [
     "Accelerator",
     "AcrossHeads",
     "Bias",
+    "Cache",
     "Causal",
+    "Decoder",
     "DeepNormBlock",
     "DotProductCore",
     "DynamicNTKScaling",
     "EachHead",
     "Encoder",
+    "EncoderDecoder",
     "Entry",
     "Estimate",
     "FeedForward",
     "GatedFeedForward",
+    "GrowingCache",
+    "Head",
     "LayerNorm",
     "LayerScale",
     "LearnedPositions",
@@ -88,14 +95,19 @@ __all__ = [
     "LongRoPE",
     "Mask",
     "MixtureOfExperts",
+    "ModelCache",
     "MultiHeadAttention",
     "NTKScaling",
     "OutputNormBlock",
     "Padding",
+    "PairedCache",
     "ParallelBlock",
     "Part",
     "PostNormBlock",
+    "PostNormCrossBlock",
     "PreNormBlock",
+    "PreNormCrossBlock",
+    "PreallocatedCache",
     "Probe",
     "RMSNorm",
     "ReZero",
@@ -107,7 +119,9 @@ __all__ = [
     "Scaling",
     "SigmoidRouter",
     "Sinusoidal",
+    "SlidingCache",
     "SoftmaxRouter",
+    "TokenEmbedding",
     "TransformerBlock",
     "TransformerLayer",
     "TwoNormParallelBlock",
@@ -145,19 +159,25 @@ if not TYPE_CHECKING:
         "balancing": "load_balancing_loss router_z_loss",
         "absolute": "LearnedPositions Sinusoidal",
         "biases": "ALiBi Bias RelativeBias",
-        "blocks": "PostNormBlock PreNormBlock TransformerBlock TransformerLayer",
+        "blocks": "PostNormBlock PreNormBlock",
+        "cache_stacks": "ModelCache PairedCache",
+        "layers": "TransformerBlock TransformerLayer",
+        "bounded_caches": "PreallocatedCache SlidingCache",
+        "caches": "Cache GrowingCache",
         "cores": "DotProductCore attention fused_attention",
         "cost": (
             "Accelerator Entry Estimate Ledger accelerator count_params estimate "
             "estimate_params ledger"
         ),
+        "crossing": "PostNormCrossBlock PreNormCrossBlock",
+        "embedding": "Head TokenEmbedding",
         "feedforward": "FeedForward GatedFeedForward relu_squared",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
         "interop": "from_torch mask_from_torch",
         "layouts": "half_to_interleaved interleaved_to_half",
         "long_context": "Llama3Scaling LongRoPE YaRN",
         "masks": "Causal Mask Padding Window",
-        "models": "Encoder",
+        "models": "Decoder Encoder",
         "moe": "MixtureOfExperts",
         "multihead": "MultiHeadAttention",
         "norms": "LayerNorm RMSNorm UnitOffsetRMSNorm",
@@ -169,6 +189,7 @@ if not TYPE_CHECKING:
         "rehearsal": "Rehearsal rehearse",
         "routers": "SigmoidRouter SoftmaxRouter",
         "scaled": "DeepNormBlock LayerScale ReZero",
+        "seq2seq": "EncoderDecoder",
         "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
         "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",
     }

@@ -148,8 +148,10 @@ class LearnedPositions(nn.Module):
         if not isinstance(positions, Tensor):
             first = positions or 0
             self._within(first, first + x.shape[1] - 1)
-        elif at.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._within(int(at.min()), int(at.max()))
+        else:
+            at = at.clamp(min=0)  # a negative position is no token: any row will do
+            if at.device.type == "cpu" and not torch.compiler.is_compiling():
+                self._within(0, int(at.max()) if at.numel() else 0)
         return x + F.embedding(at, self.weight)
 
     def _within(self, first: int, last: int) -> None:

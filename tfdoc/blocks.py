@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import Unpack
+
 from torch import Tensor, nn
 
+from tfdoc._call import AttentionCall, PairCall
 from tfdoc._checks import positive_int, probability
-from tfdoc._tensor_checks import Positions, batch_of_vectors
-from tfdoc.cores import MaskLike
-from tfdoc.feedforward import Activation, FeedForward
-from tfdoc.masks import Mask
-from tfdoc.multihead import MultiHeadAttention
+from tfdoc._tensor_checks import batch_of_vectors
+from tfdoc.moe import MixtureOfExperts
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
-from tfdoc.positions import RoPE
 
-__all__ = ["PostNormBlock", "PreNormBlock", "TransformerBlock", "TransformerLayer"]
+__all__ = ["PostNormBlock", "PreNormBlock"]
 
 
 class _Block(nn.Module):
@@ -56,6 +54,16 @@ class _Block(nn.Module):
                 self.add_module(own_norm, norm.build(embed_dim))
             self.add_module(name, branch.build(embed_dim))
         self.dropout = nn.Dropout(probability("dropout", dropout))
+
+    def _feed(self, x: Tensor, call: PairCall) -> Tensor:
+        """Run the feed-forward network; a mixture is told which tokens are real."""
+        at, told = call.get("positions"), {}
+        if isinstance(at, Tensor) and any(
+            isinstance(m, MixtureOfExperts) for m in self.feedforward.modules()
+        ):
+            told = {"mask": (at >= 0).expand(x.shape[:-1])}
+        out: Tensor = self.feedforward(x, **told)
+        return out
 
 
 class PreNormBlock(_Block):
@@ -99,14 +107,12 @@ class PreNormBlock(_Block):
     torch.Size([2, 5, 16])
     """
 
-    def forward(
-        self, x: Tensor, *, mask: MaskLike = None, positions: Positions = None
-    ) -> Tensor:
-        """Transform `x`, shape (B, T, D); mask and positions go to the attention."""
+    def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
+        """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
-        read = self.attention(self.attn_norm(x), mask=mask, positions=positions)
+        read = self.attention(self.attn_norm(x), **call)
         x = x + self.dropout(read)
-        branch: Tensor = self.dropout(self.feedforward(self.ffn_norm(x)))
+        branch: Tensor = self.dropout(self._feed(self.ffn_norm(x), call))
         return x + branch
 
 
@@ -149,148 +155,10 @@ class PostNormBlock(_Block):
     torch.Size([2, 5, 16])
     """
 
-    def forward(
-        self, x: Tensor, *, mask: MaskLike = None, positions: Positions = None
-    ) -> Tensor:
-        """Transform `x`, shape (B, T, D); mask and positions go to the attention."""
+    def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
+        """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
-        read = self.attention(x, mask=mask, positions=positions)
+        read = self.attention(x, **call)
         x = self.attn_norm(x + self.dropout(read))
-        out: Tensor = self.ffn_norm(x + self.dropout(self.feedforward(x)))
+        out: Tensor = self.ffn_norm(x + self.dropout(self._feed(x, call)))
         return out
-
-
-class TransformerBlock(PreNormBlock):
-    """A ready-made block in today's order: norm first, GELU, hidden width 4 D.
-
-    It is a :class:`PreNormBlock` of :class:`~tfdoc.MultiHeadAttention`,
-    :class:`~tfdoc.FeedForward` and :class:`~tfdoc.LayerNorm`; write the parts yourself to
-    change more than the arguments below.
-
-    Parameters
-    ----------
-    embed_dim : int
-        Width D of the residual stream.
-    num_heads : int
-        H, a divisor of `embed_dim`.
-    hidden_dim : int, optional
-        Width F of the feed-forward network, 4 D by default.
-    dropout : float
-        Used on attention weights, hidden numbers and both branches.
-    mask : Mask, optional
-        Who may attend to whom in every call.
-    rotary : RoPE, optional
-        Turns queries and keys by their positions.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a number is out of range or `num_heads` does not divide `embed_dim`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from tfdoc import Causal, TransformerBlock
-    >>> TransformerBlock(16, num_heads=4, mask=Causal())(torch.randn(2, 5, 16)).shape
-    torch.Size([2, 5, 16])
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        *,
-        num_heads: int,
-        hidden_dim: int | None = None,
-        dropout: float = 0.0,
-        mask: Mask | None = None,
-        rotary: RoPE | None = None,
-    ) -> None:
-        if hidden_dim is None:
-            hidden_dim = 4 * positive_int("embed_dim", embed_dim)
-        super().__init__(
-            embed_dim,
-            attention=part(
-                MultiHeadAttention,
-                num_heads=num_heads,
-                dropout=dropout,
-                mask=mask,
-                rotary=rotary,
-            ),
-            feedforward=part(FeedForward, hidden_dim=hidden_dim, dropout=dropout),
-            dropout=dropout,
-        )
-
-
-def TransformerLayer(  # noqa: N802  # it builds a block, under the name people look for
-    embed_dim: int = 512,
-    num_heads: int = 8,
-    hidden_dim: int = 2048,
-    dropout: float = 0.1,
-    *,
-    wiring: type[_Block] = PostNormBlock,
-    activation: Activation = F.gelu,
-    norm: Part[nn.Module] = part(LayerNorm),
-    mask: Mask | None = None,
-) -> _Block:
-    """Build the complete layer of the original paper's size.
-
-    The same numbers as :class:`torch.nn.TransformerEncoderLayer` with the same weights;
-    two defaults differ from it: batch comes first and the activation is GELU.
-
-    Parameters
-    ----------
-    embed_dim : int
-        Width D of the residual stream.
-    num_heads : int
-        H, a divisor of `embed_dim`.
-    hidden_dim : int
-        Width F of the feed-forward network.
-    dropout : float
-        Used on attention weights, hidden numbers and both branches, in training.
-    wiring : block class
-        ``PostNormBlock`` (the paper) or ``PreNormBlock`` (``norm_first=True``).
-    activation : callable
-        Of the feed-forward network.
-    norm : Part
-        Built twice; its ``eps`` is the ``layer_norm_eps`` of torch.
-    mask : Mask, optional
-        Who may attend to whom in every call.
-
-    Returns
-    -------
-    PostNormBlock or PreNormBlock
-        Its attention weights are watched by ``record(layer, "*weights")``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `wiring` is not a block class, a number is out of range, or `num_heads` does
-        not divide `embed_dim`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from tfdoc import TransformerLayer
-    >>> layer = TransformerLayer().eval()
-    >>> layer(torch.randn(1, 10, 512)).shape
-    torch.Size([1, 10, 512])
-    """
-    if not _is_block(wiring):
-        raise TypeError(
-            f"wiring must be a block class, PostNormBlock or PreNormBlock, got {wiring!r}"
-        )
-    return wiring(
-        embed_dim,
-        attention=part(
-            MultiHeadAttention, num_heads=num_heads, dropout=dropout, mask=mask
-        ),
-        feedforward=part(
-            FeedForward, hidden_dim=hidden_dim, activation=activation, dropout=dropout
-        ),
-        norm=norm,
-        dropout=dropout,
-    )
-
-
-def _is_block(wiring: object) -> bool:
-    return isinstance(wiring, type) and issubclass(wiring, _Block)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tfdoc.blocks import PostNormBlock, PreNormBlock
+from tfdoc.cores import DotProductCore
 from tfdoc.feedforward import FeedForward
 from tfdoc.models import Encoder
 from tfdoc.multihead import MultiHeadAttention
@@ -222,7 +223,7 @@ def _(module: nn.MultiheadAttention) -> Recipe:
         MultiHeadAttention,
         num_heads=module.num_heads,
         bias=module.in_proj_bias is not None,
-        dropout=module.dropout,
+        core=part(DotProductCore, dropout=module.dropout),
     )
 
 

@@ -6,6 +6,7 @@ queries and of the keys; so a cache, a chunk or a padded row needs no special ca
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,10 @@ class Mask(ABC):
         table = torch.Size([*shape, query.shape[-1], key.shape[-1]])
         return allowed.expand(torch.broadcast_shapes(allowed.shape, table))
 
+    def band(self) -> tuple[float, float] | None:
+        """Return how far back and ahead a query sees, if distance is all that counts."""
+        return None
+
     def table(self, length: int) -> Tensor:
         """Return the mask over positions 0 to ``length - 1``, queries in rows.
 
@@ -108,6 +113,10 @@ class Causal(Mask):
         """Return ``key <= query``."""
         return key <= query
 
+    def band(self) -> tuple[float, float]:
+        """Return all before, nothing after."""
+        return math.inf, 0
+
 
 @dataclass(frozen=True)
 class Window(Mask):
@@ -143,6 +152,10 @@ class Window(Mask):
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         """Return ``|query - key| < size``."""
         return (query - key).abs() < self.size
+
+    def band(self) -> tuple[float, float]:
+        """Return ``size - 1`` on both sides."""
+        return self.size - 1, self.size - 1
 
 
 class Padding(Mask):
@@ -198,6 +211,12 @@ class _And(Mask):
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) & self.right.allows(query, key)
+
+    def band(self) -> tuple[float, float] | None:
+        left, right = self.left.band(), self.right.band()
+        if left is None or right is None:
+            return None
+        return min(left[0], right[0]), min(left[1], right[1])
 
     def __repr__(self) -> str:
         return f"({self.left} & {self.right})"

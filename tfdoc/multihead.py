@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from functools import reduce
-
-import torch
 from torch import Tensor, nn
 
+from tfdoc._call import added_scores, allowed_pairs, lined_up, places
 from tfdoc._checks import divides, positive_int
-from tfdoc._tensor_checks import (
-    Positions,
-    additive_bias,
-    batch_of_vectors,
-    boolean_mask,
-    describe,
-    resolve_positions,
+from tfdoc._given import (
+    build_core,
+    build_norm,
+    given_bias,
+    given_mask,
+    given_rotary,
 )
+from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.biases import Bias
+from tfdoc.caches import Cache, Places
 from tfdoc.cores import BiasLike, DotProductCore, MaskLike
 from tfdoc.masks import Mask
-from tfdoc.parts import Part
+from tfdoc.parts import Part, part
 from tfdoc.positions import RoPE
 
 __all__ = ["MultiHeadAttention"]
@@ -45,12 +43,16 @@ class MultiHeadAttention(nn.Module):
         H query heads.
     num_kv_heads : int, optional
         G heads of keys and values, a divisor of `num_heads`; H by default.
-    head_dim : int, optional
-        Width d of a head; D / H by default, where H must divide D.
-    bias : bool
-        Whether the four projections have a bias.
-    dropout : float
-        Share of the attention weights dropped in training.
+    head_dim : int or pair of int, optional
+        Width d of a head; D / H by default, where H must divide D. A pair gives heads
+        of values a width of their own: (d, d_v).
+    bias : bool or str
+        Which of the four projections have a bias: all, none, ``"qkv"`` (Qwen 2) or
+        ``"out"`` (GPT-Neo).
+    core : Part
+        What makes weights of scores and sums the values:
+        ``part(DotProductCore, dropout=0.1)``, or another core. One that takes
+        ``num_heads`` is told how many there are.
     mask : Mask, optional
         Who may attend to whom in every call, as in ``Causal()``.
     rotary : RoPE, optional
@@ -67,8 +69,8 @@ class MultiHeadAttention(nn.Module):
     ------
     TypeError, ValueError
         If a width is no positive integer, heads do not divide (the nearest that do are
-        named), `dropout` is not in [0, 1), `mask`, `rotary`, `qk_norm` or
-        `position_bias` is of another type, or `rotary` does not fit the head width.
+        named), `core`, `mask`, `rotary`, `qk_norm` or `position_bias` is of another
+        type, or `rotary` does not fit the head width.
 
     Notes
     -----
@@ -92,9 +94,9 @@ class MultiHeadAttention(nn.Module):
         *,
         num_heads: int,
         num_kv_heads: int | None = None,
-        head_dim: int | None = None,
-        bias: bool = True,
-        dropout: float = 0.0,
+        head_dim: int | tuple[int, int] | None = None,
+        bias: bool | str = True,
+        core: Part[nn.Module] = part(DotProductCore),
         mask: Mask | None = None,
         rotary: RoPE | None = None,
         qk_norm: Part[nn.Module] | None = None,
@@ -107,20 +109,18 @@ class MultiHeadAttention(nn.Module):
             num_kv_heads = num_heads
         self.num_kv_heads = positive_int("num_kv_heads", num_kv_heads)
         divides("num_kv_heads", num_kv_heads, "num_heads", num_heads)
-        if head_dim is None:
-            divides("num_heads", num_heads, "embed_dim", embed_dim)
-            head_dim = embed_dim // num_heads
-        self.head_dim = positive_int("head_dim", head_dim)
-        self.mask, self.rotary = _mask(mask), _rotary(rotary, head_dim)
-        self.position_bias = _bias(position_bias, num_heads)
+        self.head_dim, self.value_dim = _widths(head_dim, embed_dim, num_heads)
+        self.mask, self.rotary = given_mask(mask), given_rotary(rotary, self.head_dim)
+        self.position_bias = given_bias(position_bias, num_heads)
 
-        self.q_proj = nn.Linear(embed_dim, num_heads * head_dim, bias)
-        self.k_proj = nn.Linear(embed_dim, num_kv_heads * head_dim, bias)
-        self.v_proj = nn.Linear(embed_dim, num_kv_heads * head_dim, bias)
-        self.q_norm = _qk_norm(qk_norm, head_dim, num_heads)
-        self.k_norm = _qk_norm(qk_norm, head_dim, num_kv_heads)
-        self.core = DotProductCore(dropout=dropout)
-        self.o_proj = nn.Linear(num_heads * head_dim, embed_dim, bias)
+        inner, outer = _biased(bias)
+        self.q_proj = nn.Linear(embed_dim, num_heads * self.head_dim, inner)
+        self.k_proj = nn.Linear(embed_dim, num_kv_heads * self.head_dim, inner)
+        self.v_proj = nn.Linear(embed_dim, num_kv_heads * self.value_dim, inner)
+        self.q_norm = build_norm(qk_norm, self.head_dim, num_heads)
+        self.k_norm = build_norm(qk_norm, self.head_dim, num_kv_heads)
+        self.core = build_core(core, num_heads)
+        self.o_proj = nn.Linear(num_heads * self.value_dim, embed_dim, outer)
 
     def forward(
         self,
@@ -129,7 +129,9 @@ class MultiHeadAttention(nn.Module):
         *,
         mask: MaskLike = None,
         positions: Positions = None,
+        context_positions: Positions = None,
         position_bias: BiasLike = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Let every token of `x` look at `x`, or at `context`.
 
@@ -138,15 +140,22 @@ class MultiHeadAttention(nn.Module):
         x : Tensor
             Who asks, shape (B, T, D).
         context : Tensor, optional
-            Who is asked, shape (B, S, D), at positions 0 ... S-1; `x` by default.
+            Who is asked, shape (B, S, D); `x` by default.
         mask : Tensor of bool or Mask, optional
             True = may attend; broadcasts to (B, H, T, S). Both this mask and the
             constructor's must allow a pair.
         positions : int or Tensor of int, optional
-            Where the tokens of `x` stand: 0 ... T-1 by default, an offset, or positions
-            of shape (T,) or (B, T).
+            Where the tokens of `x` stand: 0 ... T-1 by default, or behind those of the
+            cache; an offset; or positions of shape (T,) or (B, T). A negative position
+            is no token, and nobody attends to it.
+        context_positions : int or Tensor of int, optional
+            Where the tokens of `context` stand, in the same way.
         position_bias : Tensor or Bias, optional
             Added to the scores, besides the constructor's; broadcasts to (B, H, T, S).
+        cache : Cache, optional
+            Keys and values of the tokens before `x`; those of `x` are added to it. With
+            a `context` it keeps those of the context from the first call on, and later
+            calls do not read `context` again.
 
         Returns
         -------
@@ -161,59 +170,50 @@ class MultiHeadAttention(nn.Module):
             If shapes do not fit; the message has both.
         """
         batch_of_vectors("x", x, self.embed_dim)
-        if context is not None:
-            batch_of_vectors("context", context, self.embed_dim)
-            if context.shape[0] != x.shape[0]:
-                raise ValueError(
-                    f"x and context must have the same batch size, got {x.shape[0]} "
-                    f"and {context.shape[0]}"
-                )
-        source = x if context is None else context
-        query = self._heads(self.q_proj(x), self.q_norm)  # (B, H, T, d)
-        key = self._heads(self.k_proj(source), self.k_norm)  # (B, G, S, d)
-        value = self._heads(self.v_proj(source))  # (B, G, S, d)
-
-        at = resolve_positions(positions, x)
-        key_at = at if context is None else resolve_positions(None, context)
-        if self.rotary is not None:
-            query = self.rotary(query, positions)
-            key = self.rotary(key, positions if context is None else None)
-        allowed: MaskLike = self.mask  # the core may know it without a matrix
+        at = places(positions, x, cache if context is None else None)
+        query = self._turned(self.q_proj(x), self.q_norm, at)  # (B, H, T, d)
+        if context is None:
+            key, value, key_at = self._keys(x, at)
+            if cache is not None:
+                key, value, key_at = cache.update(key, value, key_at)
+        else:
+            key, value, key_at = self._asked(x, context, context_positions, cache)
         shape = (*query.shape[:-1], key.shape[-2])
-        if positions is not None or context is not None or mask is not None:
-            allowed = self._allowed(mask, at, key_at, shape)
-        bias = self._added(position_bias, at, key_at, shape)
-
-        heads = self.core(query, key, value, allowed, bias=bias)  # (B, H, T, d)
+        allowed: MaskLike = self.mask  # the core may know it without a matrix
+        plain = mask is None and context is None
+        if not (plain and lined_up(self.mask, at, key_at)):
+            allowed = allowed_pairs((self.mask, mask), shape, at, key_at, x.device)
+        biases = (self.position_bias, position_bias)
+        bias = added_scores(biases, shape, at, key_at, x.device)
+        heads = self.core(query, key, value, allowed, bias=bias)  # (B, H, T, d_v)
         out: Tensor = self.o_proj(heads.transpose(1, 2).flatten(2))
         return out
 
-    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """Split (B, T, heads * d) into (B, heads, T, d), normalised if there is a norm."""
-        heads = x.shape[-1] // self.head_dim
-        split = x.reshape(*x.shape[:-1], heads, self.head_dim)
-        return (split if norm is None else norm(split)).transpose(1, 2)
+    def _keys(self, x: Tensor, at: Places) -> tuple[Tensor, Tensor, Places]:
+        """Return keys (B, G, T, d) and values (B, G, T, d_v) of `x`, and their places."""
+        value = _split(self.v_proj(x), self.value_dim).transpose(1, 2)
+        return self._turned(self.k_proj(x), self.k_norm, at), value, at
 
-    def _allowed(
-        self, mask: MaskLike, at: Tensor, key_at: Tensor, shape: tuple[int, ...]
-    ) -> Tensor | None:
-        """Evaluate the call's and the constructor's mask at these positions."""
-        tables = [
-            m(at, key_at) if isinstance(m, Mask) else m for m in (self.mask, mask)
-        ]
-        checked = [boolean_mask(table, shape) for table in tables if table is not None]
-        return reduce(torch.logical_and, checked) if checked else None
+    def _asked(
+        self, x: Tensor, context: Tensor, positions: Positions, cache: Cache | None
+    ) -> tuple[Tensor, Tensor, Places]:
+        """Return the context's keys and values: the cache's, once it holds them."""
+        if cache is not None and cache.length:
+            return cache.held()
+        batch_of_vectors("context", context, self.embed_dim)
+        if context.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"x and context must have the same batch size, got {x.shape[0]} "
+                f"and {context.shape[0]}"
+            )
+        keys = self._keys(context, places(positions, context))
+        return keys if cache is None else cache.update(*keys)
 
-    def _added(
-        self, bias: BiasLike, at: Tensor, key_at: Tensor, shape: tuple[int, ...]
-    ) -> Tensor | None:
-        """Evaluate the call's and the constructor's bias at these positions."""
-        tables = [
-            b(at, key_at) if isinstance(b, Bias) else b
-            for b in (self.position_bias, bias)
-        ]
-        checked = [additive_bias(table, shape) for table in tables if table is not None]
-        return reduce(torch.add, checked) if checked else None
+    def _turned(self, x: Tensor, norm: nn.Module | None, at: Places) -> Tensor:
+        """Split (B, T, heads * d) into (B, heads, T, d); normalise and turn it."""
+        heads = _split(x, self.head_dim)
+        heads = (heads if norm is None else norm(heads)).transpose(1, 2)
+        return heads if self.rotary is None else self.rotary(heads, at)
 
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
@@ -227,49 +227,31 @@ class MultiHeadAttention(nn.Module):
         return shown + "".join(f", {k}={v}" for k, v in extras if v is not None)
 
 
-def _mask(mask: object) -> Mask | None:
-    if mask is None or isinstance(mask, Mask):
-        return mask
-    raise TypeError(
-        f"mask must be a Mask such as Causal(), got {type(mask).__name__}; a tensor goes "
-        "to the call, forward(mask=...)"
-    )
+def _split(x: Tensor, width: int) -> Tensor:
+    """View (B, T, heads * width) as (B, T, heads, width)."""
+    return x.reshape(*x.shape[:-1], x.shape[-1] // width, width)
 
 
-def _rotary(rotary: object, head_dim: int) -> RoPE | None:
-    if rotary is None:
-        return None
-    if not isinstance(rotary, RoPE):
-        raise TypeError(f"rotary must be a RoPE, got {rotary!r}; RoPE() makes one")
-    rotary.frequencies(head_dim)  # refuses what does not fit
-    return rotary
-
-
-def _qk_norm(qk_norm: object, head_dim: int, num_heads: int) -> nn.Module | None:
-    if qk_norm is None:
-        return None
-    if not isinstance(qk_norm, Part):
-        raise TypeError(
-            f"qk_norm must be a part, got {type(qk_norm).__name__}; "
-            "part(RMSNorm) makes one"
-        )
-    if "num_heads" in inspect.signature(qk_norm.component).parameters:
-        qk_norm = qk_norm.but(num_heads=num_heads)
-    norm: nn.Module = qk_norm.build(head_dim)
-    return norm
-
-
-def _bias(bias: object, num_heads: int) -> Bias | None:
-    if bias is None:
-        return None
-    if not isinstance(bias, Bias):
-        raise TypeError(
-            f"position_bias must be a Bias such as ALiBi({num_heads}), got "
-            f"{describe(bias)}; a tensor goes to the call, forward(position_bias=...)"
-        )
-    if bias.num_heads != num_heads:
+def _widths(
+    head_dim: int | tuple[int, int] | None, embed_dim: int, num_heads: int
+) -> tuple[int, int]:
+    if head_dim is None:
+        divides("num_heads", num_heads, "embed_dim", embed_dim)
+        head_dim = embed_dim // num_heads
+    if not isinstance(head_dim, tuple):
+        return positive_int("head_dim", head_dim), head_dim
+    if len(head_dim) != 2:
         raise ValueError(
-            f"position_bias is made for num_heads={bias.num_heads}, but the attention "
-            f"has num_heads={num_heads}; build both with the same number"
+            f"head_dim must be one width, or two for queries and values, got {head_dim}"
         )
-    return bias
+    query, value = (positive_int("head_dim", width) for width in head_dim)
+    return query, value
+
+
+def _biased(bias: object) -> tuple[bool, bool]:
+    """Say whether the projections into the heads have a bias, and the one out."""
+    if isinstance(bias, bool):
+        return bias, bias
+    if bias in ("qkv", "out"):
+        return bias == "qkv", bias == "out"
+    raise ValueError(f"bias must be True, False, 'qkv' or 'out', got {bias!r}")

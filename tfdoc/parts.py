@@ -52,18 +52,19 @@ class Part(Generic[M_co]):
         object.__setattr__(self, "component", component)
         object.__setattr__(self, "settings", MappingProxyType(settings))
 
-    def build(self, width: int, **more: Any) -> M_co:
-        """Build the component for vectors of `width` numbers.
+    def build(self, *widths: int, **more: Any) -> M_co:
+        """Build the component for vectors of these widths.
 
         Parameters
         ----------
-        width : int
-            The component's first argument.
+        *widths : int
+            The component's positional arguments: mostly one, the width D; none for a
+            core of attention; two for what leads from one width to another.
         **more
             Settings that only the builder knows, such as a shared dropout; they
             are checked like the part's own.
         """
-        return self.component(width, **(self.but(**more) if more else self).settings)
+        return self.component(*widths, **(self.but(**more) if more else self).settings)
 
     def but(self, **changes: Any) -> Part[M_co]:
         """Return a copy with some settings changed.
@@ -149,10 +150,22 @@ def _rebuild(component: Callable[..., M_co], settings: dict[str, Any]) -> Part[M
 
 
 def _keywords(component: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return every parameter of the component after the width, catch-alls aside."""
+    """Return every parameter of the component that its surroundings do not know.
+
+    Those know the widths: the first argument, and others that have no default and need
+    no keyword.
+    """
     parameters = list(inspect.signature(component).parameters.values())
+    keyword_only, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
     catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {p.name: p for p in parameters[1:] if p.kind not in catch_all}
+    widths = [
+        p
+        for n, p in enumerate(parameters)
+        if p.kind is not keyword_only and (n == 0 or p.default is empty)
+    ]
+    return {
+        p.name: p for p in parameters if p not in widths and p.kind not in catch_all
+    }
 
 
 def _name(component: Any) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from tfdoc._call import AttentionCall
 from tfdoc._checks import positive, positive_int
-from tfdoc._tensor_checks import Positions, batch_of_vectors
+from tfdoc._tensor_checks import batch_of_vectors
 from tfdoc.blocks import _Block
-from tfdoc.cores import MaskLike
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
 
@@ -178,14 +178,12 @@ class DeepNormBlock(_Block):
         )
         self.alpha = positive("alpha", alpha)
 
-    def forward(
-        self, x: Tensor, *, mask: MaskLike = None, positions: Positions = None
-    ) -> Tensor:
-        """Transform `x`, shape (B, T, D); mask and positions go to the attention."""
+    def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
+        """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
-        read = self.attention(x, mask=mask, positions=positions)
+        read = self.attention(x, **call)
         x = self.attn_norm(self.alpha * x + self.dropout(read))
-        branch = self.dropout(self.feedforward(x))
+        branch = self.dropout(self._feed(x, call))
         out: Tensor = self.ffn_norm(self.alpha * x + branch)
         return out
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor, nn
 
-from tfdoc._tensor_checks import Positions, batch_of_vectors
+from tfdoc._call import AttentionCall
+from tfdoc._tensor_checks import batch_of_vectors
 from tfdoc.blocks import _Block
-from tfdoc.cores import MaskLike
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
 
@@ -64,14 +66,12 @@ class OutputNormBlock(_Block):
     torch.Size([2, 5, 16])
     """
 
-    def forward(
-        self, x: Tensor, *, mask: MaskLike = None, positions: Positions = None
-    ) -> Tensor:
-        """Transform `x`, shape (B, T, D); mask and positions go to the attention."""
+    def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
+        """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
-        read = self.attention(x, mask=mask, positions=positions)
+        read = self.attention(x, **call)
         x = x + self.dropout(self.attn_norm(read))
-        branch: Tensor = self.dropout(self.ffn_norm(self.feedforward(x)))
+        branch: Tensor = self.dropout(self.ffn_norm(self._feed(x, call)))
         return x + branch
 
 
@@ -143,14 +143,12 @@ class SandwichBlock(_Block):
         self.attn_out_norm = norm.build(embed_dim)
         self.ffn_out_norm = norm.build(embed_dim)
 
-    def forward(
-        self, x: Tensor, *, mask: MaskLike = None, positions: Positions = None
-    ) -> Tensor:
-        """Transform `x`, shape (B, T, D); mask and positions go to the attention."""
+    def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
+        """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
-        read = self.attention(self.attn_norm(x), mask=mask, positions=positions)
+        read = self.attention(self.attn_norm(x), **call)
         x = x + self.dropout(self.attn_out_norm(read))
-        branch = self.ffn_out_norm(self.feedforward(self.ffn_norm(x)))
+        branch = self.ffn_out_norm(self._feed(self.ffn_norm(x), call))
         out: Tensor = x + self.dropout(branch)
         return out
 
@@ -206,14 +204,12 @@ class ParallelBlock(_Block):
     norm: nn.Module
     _norms = ("norm", None)
 
-    def forward(
-        self, x: Tensor, *, mask: MaskLike = None, positions: Positions = None
-    ) -> Tensor:
-        """Transform `x`, shape (B, T, D); mask and positions go to the attention."""
+    def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
+        """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
         normed = self.norm(x)
-        read = self.attention(normed, mask=mask, positions=positions)
-        branch = self.feedforward(normed)
+        read = self.attention(normed, **call)
+        branch = self._feed(normed, call)
         out: Tensor = x + self.dropout(read) + self.dropout(branch)
         return out
 
@@ -262,12 +258,10 @@ class TwoNormParallelBlock(_Block):
     torch.Size([2, 5, 16])
     """
 
-    def forward(
-        self, x: Tensor, *, mask: MaskLike = None, positions: Positions = None
-    ) -> Tensor:
-        """Transform `x`, shape (B, T, D); mask and positions go to the attention."""
+    def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
+        """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
-        read = self.attention(self.attn_norm(x), mask=mask, positions=positions)
-        branch = self.feedforward(self.ffn_norm(x))
+        read = self.attention(self.attn_norm(x), **call)
+        branch = self._feed(self.ffn_norm(x), call)
         out: Tensor = x + self.dropout(read) + self.dropout(branch)
         return out
