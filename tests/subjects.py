@@ -1,0 +1,183 @@
+"""The components that the invariants are tested on: how to build each, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.helpers import drawn
+from tfdoc import (
+    ALiBi,
+    Causal,
+    Decoder,
+    DotProductCore,
+    Encoder,
+    EncoderDecoder,
+    FeedForward,
+    GatedFeedForward,
+    Head,
+    LayerNorm,
+    LearnedPositions,
+    MixtureOfExperts,
+    MultiHeadAttention,
+    OutputNormBlock,
+    ParallelBlock,
+    Part,
+    PostNormBlock,
+    PostNormCrossBlock,
+    PreNormBlock,
+    PreNormCrossBlock,
+    RMSNorm,
+    RoPE,
+    SandwichBlock,
+    Sinusoidal,
+    TokenEmbedding,
+    TwoNormParallelBlock,
+    Window,
+    part,
+)
+
+D, H, V, HIDDEN = 16, 4, 23, 24
+
+HEADS = part(MultiHeadAttention, num_heads=H)
+PAST = HEADS.but(mask=Causal())
+ROTARY = PAST.but(num_kv_heads=2, bias=False, rotary=RoPE())
+FFN = part(FeedForward, hidden_dim=HIDDEN)
+GATED = part(GatedFeedForward, hidden_dim=HIDDEN)
+MIXTURE = part(MixtureOfExperts, num_experts=4, hidden_dim=HIDDEN)
+RMS = part(RMSNorm)
+
+ATTENTION: dict[str, Part[Any]] = {
+    "plain": HEADS,
+    "grouped, rotary": ROTARY,
+    "half rotary": PAST.but(rotary=RoPE(layout="half", rotary_dim=2)),
+    "ALiBi": PAST.but(position_bias=ALiBi(H)),
+    "QK-norm": ROTARY.but(qk_norm=RMS),
+    "window": ROTARY.but(mask=Causal() & Window(3)),
+    "wide values": PAST.but(head_dim=(6, 10), num_kv_heads=1),
+}
+WIRINGS: tuple[type[nn.Module], ...] = (
+    PreNormBlock,
+    PostNormBlock,
+    SandwichBlock,
+    OutputNormBlock,
+    ParallelBlock,
+    TwoNormParallelBlock,
+)
+BLOCKS = {
+    wiring.__name__: part(wiring, attention=PAST, feedforward=FFN) for wiring in WIRINGS
+}
+LLAMA = part(PreNormBlock, attention=ROTARY, feedforward=GATED, norm=RMS)
+MIXTRAL = LLAMA.but(feedforward=MIXTURE)
+GPT2 = part(PreNormBlock, attention=PAST, feedforward=FFN)
+CROSS = part(PreNormCrossBlock, attention=PAST, cross_attention=HEADS, feedforward=FFN)
+DECODERS: dict[str, Part[Any]] = {
+    "llama": part(Decoder, vocab_size=V, blocks=(LLAMA,) * 2, norm=RMS),
+    "mistral": part(
+        Decoder,
+        vocab_size=V,
+        blocks=(LLAMA.but(attention=ATTENTION["window"]), LLAMA),
+        norm=RMS,
+    ),
+    "mixtral": part(Decoder, vocab_size=V, blocks=(LLAMA, MIXTRAL), norm=RMS),
+    "gpt2": part(
+        Decoder,
+        vocab_size=V,
+        blocks=(GPT2,) * 2,
+        norm=part(LayerNorm),
+        positions=part(LearnedPositions, max_positions=80),
+        tied=True,
+    ),
+    "bloom": part(
+        Decoder,
+        vocab_size=V,
+        blocks=(GPT2.but(attention=ATTENTION["ALiBi"]),) * 2,
+        norm=part(LayerNorm),
+        embed_norm=part(LayerNorm),
+        tied=True,
+    ),
+    "gemma": part(
+        Decoder,
+        vocab_size=V,
+        blocks=(part(SandwichBlock, attention=ROTARY, feedforward=GATED, norm=RMS),)
+        * 2,
+        norm=RMS,
+        embed_scale=D**0.5,
+        tied=True,
+        head=part(Head, softcap=30.0),
+    ),
+}
+ENCODERS: dict[str, Part[Any]] = {
+    "bert": part(
+        Encoder, blocks=(part(PostNormBlock, attention=HEADS, feedforward=FFN),) * 2
+    ),
+    "encoder with a mixture": part(
+        Encoder,
+        blocks=(part(PreNormBlock, attention=HEADS, feedforward=MIXTURE),) * 2,
+        norm=RMS,
+    ),
+}
+WAVES = part(TokenEmbedding, vocab_size=V, positions=part(Sinusoidal))
+SEQ2SEQ = {
+    "transformer": part(
+        EncoderDecoder,
+        embed=WAVES,
+        encoder=ENCODERS["bert"],
+        decoder=part(
+            Decoder,
+            vocab_size=V,
+            blocks=(part(PostNormCrossBlock, **CROSS.settings),) * 2,
+            positions=part(Sinusoidal),
+            tied=True,
+        ),
+    ),
+    "two vocabularies": part(
+        EncoderDecoder,
+        embed=WAVES.but(vocab_size=11),
+        encoder=ENCODERS["bert"].but(norm=RMS),
+        decoder=part(Decoder, vocab_size=V, blocks=(CROSS,) * 2, norm=part(LayerNorm)),
+        shared=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A component's recipe and its inputs, (B, T)."""
+
+    recipe: Part[Any]
+    inputs: Callable[[int, int], tuple[Tensor, ...]]
+
+    def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """Build it with random weights, in evaluation."""
+        module: nn.Module = drawn(self.recipe.build(D)).to(dtype).eval()
+        return module
+
+
+def _vectors(batch: int, tokens: int) -> tuple[Tensor, ...]:
+    return (torch.randn(batch, tokens, D, dtype=torch.float64),)
+
+
+def _ids(batch: int, tokens: int) -> tuple[Tensor, ...]:
+    return (torch.randint(V, (batch, tokens)),)
+
+
+def _pairs(batch: int, tokens: int) -> tuple[Tensor, ...]:
+    return torch.randint(11, (batch, tokens + 2)), torch.randint(V, (batch, tokens))
+
+
+OF_VECTORS = ATTENTION | BLOCKS | ENCODERS
+SUBJECTS = (
+    {name: Subject(recipe, _vectors) for name, recipe in OF_VECTORS.items()}
+    | {name: Subject(recipe, _ids) for name, recipe in DECODERS.items()}
+    | {name: Subject(recipe, _pairs) for name, recipe in SEQ2SEQ.items()}
+)
+DROPOUT = {
+    "attention": HEADS.but(core=part(DotProductCore, dropout=0.5)),
+    "block": GPT2.but(dropout=0.5),
+    "decoder": DECODERS["gpt2"].but(dropout=0.5),
+}
