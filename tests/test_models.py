@@ -116,7 +116,7 @@ def test_a_whole_llama() -> None:
     turned = Decoder(D, vocab_size=V, blocks=(interleaved,) * 2, norm=norm).eval()
     for name, weight in weights.items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            weights[name] = half_to_interleaved(weight, D // H)
+            weights[name] = half_to_interleaved(weight, len(weight) * H // D)
     turned.load_state_dict(weights)
     same_logits(turned, theirs)
 
