@@ -24,10 +24,11 @@ FLOORS = [
     {"_stage", "scalings"},
     {"parts", "presets", "probe", "masks", "norms", "feedforward", "balancing"}
     | {"positions", "layouts", "long_context", "absolute", "biases"},
+    {"_scores", "_banded", "block_masks"},
     {"cores", "qknorm", "routers", "caches", "embedding"},
     {"bounded_caches"},
     {"cache_stacks"},
-    {"_call", "_given"},
+    {"_call", "_given", "score_cores"},
     {"multihead", "moe"},
     {"blocks"},
     {"scaled", "wirings", "crossing", "layers"},

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tfdoc.absolute import LearnedPositions, Sinusoidal
     from tfdoc.balancing import load_balancing_loss, router_z_loss
     from tfdoc.biases import ALiBi, Bias, RelativeBias
+    from tfdoc.block_masks import BlockCausal, Chunked, Prefix
     from tfdoc.blocks import PostNormBlock, PreNormBlock
     from tfdoc.bounded_caches import PreallocatedCache, SlidingCache
     from tfdoc.cache_stacks import ModelCache, PairedCache
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         NTKScaling,
         Scaling,
     )
+    from tfdoc.score_cores import SinkCore, SoftcapCore
     from tfdoc.seq2seq import EncoderDecoder
     from tfdoc.wirings import (
         OutputNormBlock,
@@ -71,8 +73,10 @@ __all__ = [
     "Accelerator",
     "AcrossHeads",
     "Bias",
+    "BlockCausal",
     "Cache",
     "Causal",
+    "Chunked",
     "Decoder",
     "DeepNormBlock",
     "DotProductCore",
@@ -108,6 +112,7 @@ __all__ = [
     "PreNormBlock",
     "PreNormCrossBlock",
     "PreallocatedCache",
+    "Prefix",
     "Probe",
     "RMSNorm",
     "ReZero",
@@ -118,8 +123,10 @@ __all__ = [
     "SandwichBlock",
     "Scaling",
     "SigmoidRouter",
+    "SinkCore",
     "Sinusoidal",
     "SlidingCache",
+    "SoftcapCore",
     "SoftmaxRouter",
     "TokenEmbedding",
     "TransformerBlock",
@@ -159,6 +166,7 @@ if not TYPE_CHECKING:
         "balancing": "load_balancing_loss router_z_loss",
         "absolute": "LearnedPositions Sinusoidal",
         "biases": "ALiBi Bias RelativeBias",
+        "block_masks": "BlockCausal Chunked Prefix",
         "blocks": "PostNormBlock PreNormBlock",
         "cache_stacks": "ModelCache PairedCache",
         "layers": "TransformerBlock TransformerLayer",
@@ -189,6 +197,7 @@ if not TYPE_CHECKING:
         "rehearsal": "Rehearsal rehearse",
         "routers": "SigmoidRouter SoftmaxRouter",
         "scaled": "DeepNormBlock LayerScale ReZero",
+        "score_cores": "SinkCore SoftcapCore",
         "seq2seq": "EncoderDecoder",
         "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
         "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",

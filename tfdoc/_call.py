@@ -8,6 +8,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from tfdoc._scores import BiasLike, MaskLike
 from tfdoc._tensor_checks import (
     Positions,
     additive_bias,
@@ -18,7 +19,6 @@ from tfdoc._tensor_checks import (
 from tfdoc.biases import Bias
 from tfdoc.cache_stacks import ModelCache
 from tfdoc.caches import Cache, Places
-from tfdoc.cores import BiasLike, MaskLike
 from tfdoc.masks import Mask
 
 

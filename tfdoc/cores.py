@@ -6,24 +6,28 @@ Twice: exact, where every step can be read and watched, and fused, where one cal
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tfdoc._checks import divides, positive, probability
-from tfdoc._tensor_checks import additive_bias, boolean_mask, vectors
-from tfdoc.biases import Bias
-from tfdoc.masks import Causal, Mask
+from tfdoc._banded import in_band, kernel, one_query
+from tfdoc._checks import positive, probability
+from tfdoc._scores import (
+    BiasLike,
+    MaskLike,
+    added_table,
+    allowed_table,
+    check_heads,
+    mask_and_bias,
+    masked_softmax,
+    per_head,
+    scaled_scores,
+)
+from tfdoc.masks import Mask
 from tfdoc.probe import Probe
 
 __all__ = ["DotProductCore", "attention", "fused_attention"]
-
-# What may stand for a mask in a call: True = may attend.
-MaskLike: TypeAlias = Tensor | Mask | None
-# What may stand for a bias: numbers added to the scores.
-BiasLike: TypeAlias = Tensor | Bias | None
 
 
 def attention(
@@ -86,11 +90,11 @@ def attention(
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    scale = _check(query, key, value, scale)
-    table = _table(mask, query, key)
-    scores = _scores(query, key, scale, _added(bias, query, key))
-    weights = _weights(scores, table)
-    return F.dropout(weights, probability("dropout", dropout)) @ _per_head(value, query)
+    scale = check_heads(query, key, value, scale)
+    table = allowed_table(mask, query, key)
+    scores = scaled_scores(query, key, scale, added_table(bias, query, key))
+    weights = masked_softmax(scores, table)
+    return F.dropout(weights, probability("dropout", dropout)) @ per_head(value, query)
 
 
 def fused_attention(
@@ -120,42 +124,54 @@ def fused_attention(
     >>> exact, fused = (f(q, k, v, Causal()) for f in (attention, fused_attention))
     >>> torch.testing.assert_close(fused, exact)
     """
-    scale = _check(query, key, value, scale)
-    # The kernel aligns its causal mask with the first key, so it serves only when
-    # there are as many queries as keys.
-    square = query.shape[-2] == key.shape[-2]
-    causal = type(mask) is Causal and square and bias is None
-    return F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        None if causal else _both(mask, bias, query, key),
-        probability("dropout", dropout),
-        is_causal=causal,
-        scale=scale,
-        enable_gqa=query.ndim == 4 and query.shape[1] != key.shape[1],
-    )
+    scale = check_heads(query, key, value, scale)
+    settings: dict[str, Any] = {
+        "scale": scale,
+        "dropout_p": probability("dropout", dropout),
+    }
+    tokens, keys = query.shape[-2], key.shape[-2]
+    band = mask.band() if isinstance(mask, Mask) else None
+    if band is not None and bias is None and tokens <= keys:
+        back, ahead = band
+        if tokens == 1:  # all that the last position may see, and nothing to hide
+            if back < keys - 1:
+                first = keys - 1 - int(back)
+                key, value = key[..., first:, :], value[..., first:, :]
+            return one_query(query, key, value, **settings)
+        # The kernel aligns its causal mask with the first key, so it serves only when
+        # there are as many queries as keys.
+        if back >= keys - 1 and ahead == 0 and tokens == keys:
+            return kernel(query, key, value, is_causal=True, **settings)
+        if back < keys - 1:
+            return in_band(query, key, value, back, ahead, **settings)
+    both = mask_and_bias(mask, bias, query, key)
+    if tokens == 1:
+        return one_query(query, key, value, both, **settings)
+    return kernel(query, key, value, both, **settings)
 
 
 class DotProductCore(nn.Module):
-    """The heart of an attention module: exact while it is watched, fused otherwise.
+    r"""The heart of an attention module: exact while it is watched, fused otherwise.
 
     Parameters
     ----------
+    scale : float, optional
+        Factor of the scores, :math:`1/\sqrt{d}` by default; T5 has 1.
     dropout : float
         Share of the weights dropped in training, never in evaluation.
 
     Raises
     ------
     TypeError, ValueError
-        If `dropout` is not in [0, 1), or a call does not fit :func:`tfdoc.attention`.
+        If `scale` is not above 0, `dropout` not in [0, 1), or a call does not fit
+        :func:`tfdoc.attention`.
 
     Notes
     -----
-    The probe ``scores`` holds the scaled scores with their bias before the mask, ``weights`` the softmax
-    before dropout, both (B, H, queries, keys). While one of them has a forward hook
-    (see :func:`tfdoc.record`), the core takes the steps of :func:`tfdoc.attention`; else
-    :func:`tfdoc.fused_attention`.
+    The probe ``scores`` holds the scaled scores with their bias before the mask,
+    ``weights`` the softmax before dropout, both (B, H, queries, keys). While one of them
+    has a forward hook (see :func:`tfdoc.record`), the core takes the steps of
+    :func:`tfdoc.attention`; else :func:`tfdoc.fused_attention`.
 
     Examples
     --------
@@ -168,8 +184,9 @@ class DotProductCore(nn.Module):
     True
     """
 
-    def __init__(self, *, dropout: float = 0.0) -> None:
+    def __init__(self, *, scale: float | None = None, dropout: float = 0.0) -> None:
         super().__init__()
+        self.scale = None if scale is None else positive("scale", scale)
         self.dropout = probability("dropout", dropout)
         self.scores, self.weights = Probe(), Probe()
 
@@ -185,98 +202,47 @@ class DotProductCore(nn.Module):
         """Attend; shapes, mask and bias as in :func:`tfdoc.attention`."""
         dropout = self.dropout if self.training else 0.0
         if not (self.scores.watched or self.weights.watched):
-            return fused_attention(query, key, value, mask, bias=bias, dropout=dropout)
-        scale = _check(query, key, value, None)
-        table = _table(mask, query, key)
-        scores = self.scores(_scores(query, key, scale, _added(bias, query, key)))
-        weights = self.weights(_weights(scores, table))
-        return F.dropout(weights, dropout) @ _per_head(value, query)
+            return self._fused(query, key, value, mask, bias, dropout)
+        return self._exact(query, key, value, mask, bias, dropout)
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: MaskLike,
+        bias: BiasLike,
+        dropout: float,
+    ) -> Tensor:
+        return fused_attention(
+            query, key, value, mask, bias=bias, scale=self.scale, dropout=dropout
+        )
+
+    def _exact(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: MaskLike,
+        bias: BiasLike,
+        dropout: float,
+    ) -> Tensor:
+        scale = check_heads(query, key, value, self.scale)
+        table = allowed_table(mask, query, key)
+        added = added_table(bias, query, key)
+        scores = self.scores(self._score(query, key, scale, added))
+        weights = self.weights(self._weigh(scores, table))
+        return F.dropout(weights, dropout) @ per_head(value, query)
+
+    def _score(
+        self, query: Tensor, key: Tensor, scale: float, bias: Tensor | None
+    ) -> Tensor:
+        return scaled_scores(query, key, scale, bias)
+
+    def _weigh(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
+        return masked_softmax(scores, allowed)
 
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
-        return f"dropout={self.dropout}"
-
-
-def _scores(query: Tensor, key: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    # Scaling the queries costs d numbers a token, scaling the scores one a pair.
-    scores = (query * scale) @ _per_head(key, query).mT
-    return scores if bias is None else scores + bias
-
-
-def _weights(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    if allowed is None:
-        return scores.softmax(-1)
-    # The lowest finite number instead of -inf: a row with nothing to attend to then
-    # passes through softmax without NaN, and the second fill makes it 0.
-    lowest = torch.finfo(scores.dtype).min
-    return scores.masked_fill(~allowed, lowest).softmax(-1).masked_fill(~allowed, 0.0)
-
-
-def _per_head(shared: Tensor, query: Tensor) -> Tensor:
-    """Repeat key or value heads until each query head has its own: 0, 0, 1, 1, ..."""
-    if query.ndim != 4 or shared.shape[1] == query.shape[1]:
-        return shared
-    return shared.repeat_interleave(query.shape[1] // shared.shape[1], dim=1)
-
-
-def _table(mask: MaskLike, query: Tensor, key: Tensor) -> Tensor | None:
-    """Turn any mask into a bool tensor that fits the scores."""
-    if mask is None:
-        return None
-    if isinstance(mask, Mask):
-        mask = mask(*_ends(query, key))
-    return boolean_mask(mask, (*query.shape[:-1], key.shape[-2]))
-
-
-def _added(bias: BiasLike, query: Tensor, key: Tensor) -> Tensor | None:
-    """Turn any bias into a tensor that fits the scores, in their dtype."""
-    if bias is None:
-        return None
-    if isinstance(bias, Bias):
-        bias = bias(*_ends(query, key))
-    return additive_bias(bias, (*query.shape[:-1], key.shape[-2])).to(query.dtype)
-
-
-def _both(mask: MaskLike, bias: BiasLike, query: Tensor, key: Tensor) -> Tensor | None:
-    """Write mask and bias as the one tensor that the kernel takes."""
-    table, added = _table(mask, query, key), _added(bias, query, key)
-    if added is None:
-        return table
-    if table is not None:
-        added = added.masked_fill(~table, float("-inf"))
-    return added.expand(*query.shape[:-1], key.shape[-2])
-
-
-def _ends(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Return positions, with the queries as the last of the keys."""
-    at = torch.arange(key.shape[-2], device=key.device)
-    return at[key.shape[-2] - query.shape[-2] :], at
-
-
-def _check(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> float:
-    """Refuse what does not fit together; return the scale in use."""
-    vectors("query", query, ndim=2)
-    vectors("key", key, query.shape[-1], ndim=2)
-    vectors("value", value, ndim=2)
-    if key.shape[:-1] != value.shape[:-1]:
-        raise ValueError(
-            f"key and value must agree in all but the last dimension, got "
-            f"{tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    grouped = query.ndim == 4 and key.ndim == 4
-    outer = (
-        (query.shape[:1], key.shape[:1])
-        if grouped
-        else (
-            query.shape[:-2],
-            key.shape[:-2],
-        )
-    )
-    if outer[0] != outer[1]:
-        raise ValueError(
-            f"query of shape {tuple(query.shape)} and key of shape {tuple(key.shape)} "
-            "must agree in all dimensions before tokens (heads may differ with four)"
-        )
-    if grouped:
-        divides("key heads", key.shape[1], "query heads", query.shape[1])
-    return query.shape[-1] ** -0.5 if scale is None else positive("scale", scale)
+        scale = "" if self.scale is None else f"scale={self.scale:.4g}, "
+        return f"{scale}dropout={self.dropout}"

@@ -13,10 +13,11 @@ from tfdoc._given import (
     given_mask,
     given_rotary,
 )
+from tfdoc._scores import BiasLike, MaskLike
 from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.biases import Bias
 from tfdoc.caches import Cache, Places
-from tfdoc.cores import BiasLike, DotProductCore, MaskLike
+from tfdoc.cores import DotProductCore
 from tfdoc.masks import Mask
 from tfdoc.parts import Part, part
 from tfdoc.positions import RoPE

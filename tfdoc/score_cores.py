@@ -1,0 +1,178 @@
+"""Cores that change scores: capped ones, and a sink that takes what nobody wants."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tfdoc._banded import kernel
+from tfdoc._checks import positive, positive_int
+from tfdoc._scores import (
+    BiasLike,
+    MaskLike,
+    check_heads,
+    mask_and_bias,
+    masked_softmax,
+    scaled_scores,
+)
+from tfdoc.cores import DotProductCore
+
+__all__ = ["SinkCore", "SoftcapCore"]
+
+
+class SoftcapCore(DotProductCore):
+    r"""A core whose scores stay within a bound: Gemma 2's soft-capping.
+
+    .. math:: s' = c \tanh(s / c)
+
+    Small scores pass nearly unchanged, large ones come near c and stop (Gemma Team 2024,
+    arXiv:2408.00118, section 2, with c = 50). No fused kernel does it: all steps are
+    taken, and memory grows with the square of the length.
+
+    Parameters
+    ----------
+    cap : float
+        c, what no score reaches.
+    scale : float, optional
+        Factor of the scores before the cap, :math:`1/\sqrt{d}` by default.
+    dropout : float
+        Share of the weights dropped in training, never in evaluation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `cap` or `scale` is not above 0, `dropout` not in [0, 1), or a call does not
+        fit :func:`tfdoc.attention`.
+
+    Notes
+    -----
+    The probe ``scores`` holds the capped scores.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tfdoc import SoftcapCore, record
+    >>> core = SoftcapCore(cap=5.0)
+    >>> with record(core, "scores") as seen:
+    ...     _ = core(*100 * torch.randn(3, 1, 2, 5, 8))
+    >>> bool(seen["scores"].abs().max() <= 5)
+    True
+    """
+
+    def __init__(
+        self, *, cap: float, scale: float | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__(scale=scale, dropout=dropout)
+        self.cap = positive("cap", cap)
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: MaskLike,
+        bias: BiasLike,
+        dropout: float,
+    ) -> Tensor:
+        return self._exact(query, key, value, mask, bias, dropout)
+
+    def _score(
+        self, query: Tensor, key: Tensor, scale: float, bias: Tensor | None
+    ) -> Tensor:
+        scores = scaled_scores(query, key, scale, bias)
+        return self.cap * torch.tanh(scores / self.cap)
+
+    def extra_repr(self) -> str:
+        """Return what the printed module shows."""
+        return f"cap={self.cap:g}, {super().extra_repr()}"
+
+
+class SinkCore(DotProductCore):
+    r"""A core with one learned score for each head that competes and carries nothing.
+
+    .. math:: w_{ij} = \frac{e^{s_{ij}}}{e^{b_h} + \sum_k e^{s_{ik}}}
+
+    The weights of a query sum to less than 1: a head that finds nothing can say so,
+    instead of putting its weight on the first token (OpenAI 2025, *gpt-oss*,
+    arXiv:2508.10925; the idea of an extra 1 below: Miller 2023). Where no key is allowed,
+    the sink takes all and the result is 0.
+
+    Parameters
+    ----------
+    num_heads : int
+        H; attention sets it.
+    scale : float, optional
+        Factor of the scores, :math:`1/\sqrt{d}` by default.
+    dropout : float
+        Share of the weights dropped in training, never in evaluation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `num_heads` is no positive integer or not that of the queries, `scale` not
+        above 0, `dropout` not in [0, 1), or a call does not fit :func:`tfdoc.attention`.
+
+    Notes
+    -----
+    The parameter ``sinks`` has shape (H,) and starts at 0. The fused form adds a key of
+    zeros with the sink as its bias, so it holds a matrix of queries and keys.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tfdoc import MultiHeadAttention, SinkCore, part, record
+    >>> attention = MultiHeadAttention(8, num_heads=2, core=part(SinkCore))
+    >>> with record(attention, "*weights") as seen:
+    ...     _ = attention(torch.randn(1, 3, 8))
+    >>> bool((seen["core.weights"].sum(-1) < 1).all())
+    True
+    """
+
+    def __init__(
+        self, *, num_heads: int = 1, scale: float | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__(scale=scale, dropout=dropout)
+        self.sinks = nn.Parameter(torch.zeros(positive_int("num_heads", num_heads)))
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: MaskLike,
+        bias: BiasLike,
+        dropout: float,
+    ) -> Tensor:
+        scale = check_heads(query, key, value, self.scale)
+        rule = mask_and_bias(mask, bias, query, key)
+        shape = (*query.shape[:-1], key.shape[-2])
+        if rule is None:
+            rule = query.new_zeros(shape[-2:])
+        elif rule.dtype is torch.bool:
+            rule = query.new_zeros(()).masked_fill(~rule, float("-inf"))
+        added = torch.cat(
+            [rule.expand(shape), self._sinks(query).expand(*shape[:-1], 1)], -1
+        )
+        none = [x.new_zeros(*x.shape[:-2], 1, x.shape[-1]) for x in (key, value)]
+        keys, values = torch.cat([key, none[0]], -2), torch.cat([value, none[1]], -2)
+        return kernel(query, keys, values, added, scale=scale, dropout_p=dropout)
+
+    def _weigh(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
+        sinks = self._sinks(scores).expand(*scores.shape[:-1], 1)
+        if allowed is not None:
+            allowed = allowed.expand(scores.shape)
+            allowed = torch.cat([allowed, allowed.new_ones(*sinks.shape)], -1)
+        return masked_softmax(torch.cat([scores, sinks], -1), allowed)[..., :-1]
+
+    def _sinks(self, like: Tensor) -> Tensor:
+        """Return the sinks as (H, 1, 1), in the precision of the scores."""
+        if like.ndim < 3 or like.shape[-3] != len(self.sinks):
+            raise ValueError(
+                f"this core has num_heads={len(self.sinks)} sinks, got queries of shape "
+                f"(..., heads, tokens, width) with {tuple(like.shape)}"
+            )
+        return self.sinks.to(like.dtype)[:, None, None]
+
+    def extra_repr(self) -> str:
+        """Return what the printed module shows."""
+        return f"num_heads={len(self.sinks)}, {super().extra_repr()}"
