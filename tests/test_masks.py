@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tfdoc import Causal, Mask, Padding, Window
+from tfdoc import BlockCausal, Causal, Chunked, Mask, Padding, Prefix, Window
 
 TRUTH: list[tuple[Mask, Callable[[int, int], bool]]] = [
     (Causal(), lambda q, k: k <= q),
@@ -16,6 +16,12 @@ TRUTH: list[tuple[Mask, Callable[[int, int], bool]]] = [
     (Causal() & Window(2), lambda q, k: k in (q, q - 1)),
     (Causal() | Window(2), lambda q, k: k <= q + 1),
     (~Causal(), lambda q, k: k > q),
+    (Chunked(3), lambda q, k: q // 3 == k // 3),
+    (Causal() & Chunked(2), lambda q, k: k == q or (k == q - 1 and q % 2 == 1)),
+    (BlockCausal(1), lambda q, k: k <= q),
+    (BlockCausal(3), lambda q, k: k // 3 <= q // 3),
+    (Prefix(2), lambda q, k: k in (0, 1)),
+    (Causal() | Prefix(4), lambda q, k: k <= q or k < 4),
     (~(Causal() & Window(2)) | Window(1), lambda q, k: k != q - 1),
 ]
 
