@@ -25,7 +25,8 @@ FLOORS = [
     {"parts", "presets", "probe", "masks", "norms", "feedforward", "balancing"}
     | {"positions", "layouts", "long_context", "absolute", "biases"},
     {"_scores", "_banded", "block_masks"},
-    {"cores", "qknorm", "routers", "caches", "embedding"},
+    {"cores", "qknorm", "routers", "caches", "embedding", "sampling"}
+    | {"tokenization"},
     {"bounded_caches"},
     {"cache_stacks"},
     {"_call", "_given", "score_cores"},
@@ -33,7 +34,8 @@ FLOORS = [
     {"blocks"},
     {"scaled", "wirings", "crossing", "layers"},
     {"models"},
-    {"seq2seq"},
+    {"seq2seq", "generation"},
+    {"beams"},
 ]
 BESIDE = {"cost", "initialisation", "interop", "rehearsal"}
 # The command line uses what stands beside the house; nothing uses the command line.

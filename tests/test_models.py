@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tests.helpers import drawn, equal, randn64
+from tests.hugging_face import LLAMA, gpt2_weights, renamed
 from tests.subjects import DECODERS, ENCODERS, FFN, HEADS, PAST, SEQ2SEQ, D, H, V
 from tfdoc import (
     Causal,
@@ -50,25 +51,6 @@ from tfdoc import (
 )
 
 HIDDEN = 40
-LLAMA = {
-    "self_attn": "attention",
-    "mlp": "feedforward",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "model.layers": "blocks",
-    "model.embed_tokens": "embed",
-    "model.norm": "norm",
-    "lm_head": "head",
-}
-
-
-def renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    out = {}
-    for key, value in weights.items():
-        for theirs, ours in names.items():
-            key = key.replace(theirs, ours)  # noqa: PLW2901
-        out[key] = value
-    return out
 
 
 def same_logits(ours: nn.Module, theirs: Any, tolerance: float = 1e-5) -> None:
@@ -146,28 +128,7 @@ def test_a_whole_gpt2() -> None:
         positions=part(LearnedPositions, max_positions=32),
         tied=True,
     ).eval()
-    names = {
-        "transformer.wte": "embed",
-        "transformer.wpe": "embed.positions",
-        "transformer.h": "blocks",
-        "transformer.ln_f": "norm",
-        "ln_1": "attn_norm",
-        "ln_2": "ffn_norm",
-        "attn.c_proj": "attention.o_proj",
-        "mlp.c_fc": "feedforward.up_proj",
-        "mlp.c_proj": "feedforward.down_proj",
-    }
-    weights = {}
-    for name, weight in renamed(dict(theirs.state_dict()), names).items():
-        if "c_attn" in name:
-            for letter, third in zip("qkv", weight.chunk(3, -1), strict=True):
-                own = name.replace("attn.c_attn", f"attention.{letter}_proj")
-                weights[own] = third.T if third.ndim == 2 else third
-        elif "proj.weight" in name:
-            weights[name] = weight.T
-        elif name != "lm_head.weight":
-            weights[name] = weight
-    ours.load_state_dict(weights)
+    ours.load_state_dict(gpt2_weights(theirs.state_dict()))
     same_logits(ours, theirs, 1e-4)
 
 

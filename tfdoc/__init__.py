@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tfdoc.absolute import LearnedPositions, Sinusoidal
     from tfdoc.balancing import load_balancing_loss, router_z_loss
+    from tfdoc.beams import beam_search
     from tfdoc.biases import ALiBi, Bias, RelativeBias
     from tfdoc.block_masks import BlockCausal, Chunked, Prefix
     from tfdoc.blocks import PostNormBlock, PreNormBlock
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tfdoc.crossing import PostNormCrossBlock, PreNormCrossBlock
     from tfdoc.embedding import Head, TokenEmbedding
     from tfdoc.feedforward import FeedForward, GatedFeedForward, relu_squared
+    from tfdoc.generation import generate, stream
     from tfdoc.initialisation import init_deepnorm_, init_gpt2_, init_small_
     from tfdoc.interop import from_torch, mask_from_torch
     from tfdoc.layers import TransformerBlock, TransformerLayer
@@ -52,6 +54,14 @@ if TYPE_CHECKING:
     from tfdoc.qknorm import AcrossHeads, EachHead
     from tfdoc.rehearsal import Rehearsal, rehearse
     from tfdoc.routers import SigmoidRouter, SoftmaxRouter
+    from tfdoc.sampling import (
+        MinP,
+        RepetitionPenalty,
+        Rule,
+        Temperature,
+        TopK,
+        TopP,
+    )
     from tfdoc.scaled import DeepNormBlock, LayerScale, ReZero
     from tfdoc.scalings import (
         DynamicNTKScaling,
@@ -61,6 +71,7 @@ if TYPE_CHECKING:
     )
     from tfdoc.score_cores import SinkCore, SoftcapCore
     from tfdoc.seq2seq import EncoderDecoder
+    from tfdoc.tokenization import byte_tokenizer, train_bpe
     from tfdoc.wirings import (
         OutputNormBlock,
         ParallelBlock,
@@ -98,6 +109,7 @@ __all__ = [
     "Llama3Scaling",
     "LongRoPE",
     "Mask",
+    "MinP",
     "MixtureOfExperts",
     "ModelCache",
     "MultiHeadAttention",
@@ -119,7 +131,9 @@ __all__ = [
     "Recording",
     "Rehearsal",
     "RelativeBias",
+    "RepetitionPenalty",
     "RoPE",
+    "Rule",
     "SandwichBlock",
     "Scaling",
     "SigmoidRouter",
@@ -128,7 +142,10 @@ __all__ = [
     "SlidingCache",
     "SoftcapCore",
     "SoftmaxRouter",
+    "Temperature",
     "TokenEmbedding",
+    "TopK",
+    "TopP",
     "TransformerBlock",
     "TransformerLayer",
     "TwoNormParallelBlock",
@@ -137,11 +154,14 @@ __all__ = [
     "YaRN",
     "accelerator",
     "attention",
+    "beam_search",
+    "byte_tokenizer",
     "count_params",
     "estimate",
     "estimate_params",
     "from_torch",
     "fused_attention",
+    "generate",
     "half_to_interleaved",
     "init_deepnorm_",
     "init_gpt2_",
@@ -157,6 +177,8 @@ __all__ = [
     "rehearse",
     "relu_squared",
     "router_z_loss",
+    "stream",
+    "train_bpe",
 ]
 
 if not TYPE_CHECKING:
@@ -165,6 +187,7 @@ if not TYPE_CHECKING:
     _HOMES = {
         "balancing": "load_balancing_loss router_z_loss",
         "absolute": "LearnedPositions Sinusoidal",
+        "beams": "beam_search",
         "biases": "ALiBi Bias RelativeBias",
         "block_masks": "BlockCausal Chunked Prefix",
         "blocks": "PostNormBlock PreNormBlock",
@@ -180,6 +203,7 @@ if not TYPE_CHECKING:
         "crossing": "PostNormCrossBlock PreNormCrossBlock",
         "embedding": "Head TokenEmbedding",
         "feedforward": "FeedForward GatedFeedForward relu_squared",
+        "generation": "generate stream",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
         "interop": "from_torch mask_from_torch",
         "layouts": "half_to_interleaved interleaved_to_half",
@@ -196,9 +220,11 @@ if not TYPE_CHECKING:
         "qknorm": "AcrossHeads EachHead",
         "rehearsal": "Rehearsal rehearse",
         "routers": "SigmoidRouter SoftmaxRouter",
+        "sampling": "MinP RepetitionPenalty Rule Temperature TopK TopP",
         "scaled": "DeepNormBlock LayerScale ReZero",
         "score_cores": "SinkCore SoftcapCore",
         "seq2seq": "EncoderDecoder",
+        "tokenization": "byte_tokenizer train_bpe",
         "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
         "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",
     }

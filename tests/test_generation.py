@@ -1,0 +1,354 @@
+"""Generation: greedy, drawn, in beams; rules; padding; stops; what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers.generation import logits_process
+
+from tests.helpers import drawn, equal
+from tests.hugging_face import gpt2_weights
+from tests.subjects import DECODERS, SEQ2SEQ, D, V
+from tfdoc import (
+    Decoder,
+    EncoderDecoder,
+    GrowingCache,
+    MinP,
+    ModelCache,
+    RepetitionPenalty,
+    Rule,
+    Temperature,
+    TopK,
+    TopP,
+    beam_search,
+    generate,
+    stream,
+)
+
+
+@pytest.fixture(params=DECODERS)
+def model(request: pytest.FixtureRequest) -> Decoder:
+    built: Decoder = drawn(DECODERS[request.param].build(D)).double().eval()
+    return built
+
+
+def prompt(batch: int = 2, length: int = 5) -> Tensor:
+    return torch.randint(V, (batch, length))
+
+
+def by_recomputing(model: Decoder, tokens: Tensor, new: int) -> Tensor:
+    for _ in range(new):
+        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], 1)
+    return tokens
+
+
+def test_greedy_is_the_argmax_of_the_whole_text(model: Decoder) -> None:
+    tokens = prompt()
+    expected = by_recomputing(model, tokens, 12)
+    assert torch.equal(generate(model, tokens, max_new_tokens=12), expected)
+    cache = ModelCache(GrowingCache() for _ in model.blocks)
+    again = generate(model, tokens, max_new_tokens=12, cache=cache)
+    assert torch.equal(again, expected)
+    assert cache.length == 5 + 11
+
+
+def test_stream_is_generate(model: Decoder) -> None:
+    tokens = prompt()
+    steps = list(stream(model, tokens, max_new_tokens=6, seed=3))
+    whole = generate(model, tokens, max_new_tokens=6, seed=3)
+    assert torch.equal(torch.stack(steps, 1), whole[:, 5:])
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_padded_batch_is_each_row_alone_token_for_token(
+    model: Decoder, seed: int | None
+) -> None:
+    tokens = prompt(3, 6)
+    real = torch.tensor([[1] * 6, [0] * 2 + [1] * 4, [0] * 5 + [1]], dtype=torch.bool)
+    rules = (RepetitionPenalty(1.3), Temperature(0.7), TopK(1))
+    for rule in ((), rules):
+        out = generate(
+            model,
+            tokens,
+            max_new_tokens=9,
+            real=real,
+            rules=rule,
+            seed=seed if rule else None,
+        )
+        for row in range(3):
+            short = tokens[row : row + 1][:, real[row]]
+            alone = generate(
+                model, short, max_new_tokens=9, rules=rule, seed=seed if rule else None
+            )
+            assert torch.equal(out[row, 6:], alone[0, -9:])
+
+
+def test_choices_that_are_greedy(model: Decoder) -> None:
+    tokens = prompt()
+    greedy = generate(model, tokens, max_new_tokens=8)
+    for rules in ([TopK(1)], [Temperature(1e-4)], [TopP(1e-9)], [MinP(1.0)]):
+        drawn_ = generate(model, tokens, max_new_tokens=8, rules=rules, seed=5)
+        assert torch.equal(drawn_, greedy)
+    assert torch.equal(beam_search(model, tokens, beams=1, max_new_tokens=8), greedy)
+
+
+def test_rules_that_change_nothing(model: Decoder) -> None:
+    tokens = prompt()
+    plain = generate(model, tokens, max_new_tokens=8, seed=5)
+    for rule in (
+        TopP(1.0),
+        MinP(0.0),
+        TopK(V),
+        Temperature(1.0),
+        RepetitionPenalty(1.0),
+    ):
+        out = generate(model, tokens, max_new_tokens=8, rules=[rule], seed=5)
+        assert torch.equal(out, plain)
+
+
+def test_a_seed_is_enough_and_the_global_generator_stays(model: Decoder) -> None:
+    tokens, state = prompt(4), torch.get_rng_state()
+    one, two, three = (
+        generate(model, tokens, max_new_tokens=8, seed=s) for s in (7, 7, 8)
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_stop_ends_a_row_and_all_stops_end_it_all(model: Decoder) -> None:
+    tokens = prompt(3)
+    free = generate(model, tokens, max_new_tokens=10)
+    stop = int(free[0, 7])
+    out = generate(model, tokens, max_new_tokens=10, stop=[stop])
+    for row, plain in zip(out, free, strict=True):
+        new = plain[5:]
+        hits = (new == stop).nonzero()
+        end = int(hits[0]) + 1 if len(hits) else 10
+        assert torch.equal(row[5 : 5 + end], new[:end])
+        assert (row[5 + end :] == stop).all()
+    first = free[:, 5].tolist()
+    assert generate(model, tokens, max_new_tokens=10, stop=first).shape == (3, 6)
+
+
+def test_training_is_left_on_and_dropout_off() -> None:
+    model = DECODERS["gpt2"].but(dropout=0.5).build(D).double().train()
+    tokens = prompt()
+    out = generate(model, tokens, max_new_tokens=6)
+    assert model.training
+    assert torch.equal(out, generate(model, tokens, max_new_tokens=6))
+    assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_frequencies_are_the_probabilities() -> None:
+    model = DECODERS["llama"].build(D).double().eval()
+    tokens = prompt(1).expand(4000, -1)
+    rules = [Temperature(2.0), TopK(6)]
+    drawn_ = generate(model, tokens, max_new_tokens=1, rules=rules, seed=0)[:, -1]
+    logits = model(tokens[:1])[:, -1]
+    for rule in rules:
+        logits = rule(logits, tokens[:1])
+    expected = 4000 * logits.softmax(-1)[0]
+    found = drawn_.bincount(minlength=V).double()
+    assert not found[expected == 0].any()
+    kept = expected > 0
+    chi2 = ((found - expected)[kept].square() / expected[kept]).sum()
+    assert chi2 < 20.5  # 5 degrees of freedom: 1 in 1000
+
+
+HF_RULES: list[tuple[Rule, Any]] = [
+    (Temperature(0.7), logits_process.TemperatureLogitsWarper(0.7)),
+    (TopK(5), logits_process.TopKLogitsWarper(5)),
+    (TopK(99), logits_process.TopKLogitsWarper(99)),
+    (TopP(0.8), logits_process.TopPLogitsWarper(0.8)),
+    (TopP(0.05), logits_process.TopPLogitsWarper(0.05)),
+    (MinP(0.1), logits_process.MinPLogitsWarper(0.1)),
+    (RepetitionPenalty(1.4), logits_process.RepetitionPenaltyLogitsProcessor(1.4)),
+    (RepetitionPenalty(0.7), logits_process.RepetitionPenaltyLogitsProcessor(0.7)),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), HF_RULES, ids=lambda r: str(r)[:30])
+def test_rules_are_those_of_hugging_face(ours: Rule, theirs: Any) -> None:
+    tokens = prompt(50, 6)
+    logits = 3 * torch.randn(50, V)
+    before = logits.clone()
+    equal(ours(logits, tokens), theirs(tokens, logits.clone()), 1e-6)
+    assert torch.equal(logits, before)
+
+
+def test_ties_and_edges_of_rules() -> None:
+    tied, tokens = torch.tensor([[1.0, 2.0, 2.0, 0.0]]), torch.tensor([[0]])
+    assert TopK(1)(tied, tokens).isfinite().tolist() == [[False, True, True, False]]
+    equal(TopP(1.0)(tied, tokens), tied)
+    shares = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    assert TopP(0.5)(shares, tokens).isfinite().tolist() == [[True, False, False]]
+    assert TopP(0.51)(shares, tokens).isfinite().sum() == 2
+    padded = RepetitionPenalty(2.0)(tied, torch.tensor([[-1, 1]]))
+    equal(padded, torch.tensor([[1.0, 1.0, 2.0, 0.0]]))
+
+
+def twins() -> tuple[Decoder, Any]:
+    config = GPT2Config(
+        vocab_size=V,
+        n_embd=D,
+        n_layer=2,
+        n_head=4,
+        n_inner=24,
+        n_positions=80,
+        activation_function="gelu",
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    theirs = drawn(GPT2LMHeadModel(config)).double().eval()
+    ours = DECODERS["gpt2"].build(D).double().eval()
+    ours.load_state_dict(gpt2_weights(theirs.state_dict()))
+    return ours, theirs
+
+
+def by_hugging_face(theirs: Any, tokens: Tensor, new: int, **settings: Any) -> Tensor:
+    config = GenerationConfig(max_new_tokens=new, **settings)
+    out: Tensor = theirs.generate(
+        tokens, attention_mask=torch.ones_like(tokens), generation_config=config
+    )
+    return out
+
+
+def test_greedy_is_hugging_face_s() -> None:
+    ours, theirs = twins()
+    tokens = prompt(4)
+    expected = by_hugging_face(theirs, tokens, 15, do_sample=False)
+    assert torch.equal(generate(ours, tokens, max_new_tokens=15), expected)
+    penalised = by_hugging_face(
+        theirs, tokens, 15, do_sample=False, repetition_penalty=1.5
+    )
+    rules = [RepetitionPenalty(1.5)]
+    assert torch.equal(
+        generate(ours, tokens, max_new_tokens=15, rules=rules), penalised
+    )
+
+
+@pytest.mark.parametrize("beams", [2, 4, 5])
+@pytest.mark.parametrize("penalty", [1.0, 0.0, 2.0, -1.0])
+@pytest.mark.parametrize("stop", [(), (3,), (3, 7, 11)], ids=str)
+def test_beams_are_hugging_face_s(
+    beams: int, penalty: float, stop: tuple[int, ...]
+) -> None:
+    ours, theirs = twins()
+    tokens = prompt(4)
+    expected = by_hugging_face(
+        theirs,
+        tokens,
+        8,
+        num_beams=beams,
+        length_penalty=penalty,
+        eos_token_id=list(stop) or None,
+        pad_token_id=0,
+        do_sample=False,
+    )
+    out = beam_search(
+        ours, tokens, beams=beams, max_new_tokens=8, stop=stop, length_penalty=penalty
+    )
+    for mine, other in zip(out.tolist(), expected.tolist(), strict=True):
+        ends = [n for n, t in enumerate(other) if n >= 5 and t in stop]
+        length = ends[0] + 1 if ends else len(other)
+        assert mine[:length] == other[:length]
+        assert set(mine[length:]) <= {mine[length - 1]}
+
+
+def test_beams_find_what_greed_misses() -> None:
+    ours, _ = twins()
+    torch.nn.init.normal_(ours.get_parameter("embed.weight"), std=0.1)  # less certain
+    tokens = prompt(8)
+
+    def total(out: Tensor) -> Tensor:
+        shares = ours(out[:, :-1]).log_softmax(-1).gather(-1, out[:, 1:, None])
+        sums: Tensor = shares[:, 4:, 0].sum(-1)
+        return sums
+
+    with torch.no_grad():
+        greedy = total(generate(ours, tokens, max_new_tokens=6))
+        beams = total(beam_search(ours, tokens, beams=23, max_new_tokens=6))
+    assert (beams >= greedy - 1e-9).all()
+    assert (beams > greedy + 1e-3).any()
+
+
+def test_beams_of_a_padded_batch_are_those_of_each_row(model: Decoder) -> None:
+    tokens, real = prompt(2, 6), torch.ones(2, 6, dtype=torch.bool)
+    real[1, :3] = False
+    out = beam_search(model, tokens, beams=3, max_new_tokens=5, real=real)
+    alone = beam_search(model, tokens[1:, 3:], beams=3, max_new_tokens=5)
+    assert torch.equal(out[1, 6:], alone[0, 3:])
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_a_decoder_with_a_context(name: str) -> None:
+    seq2seq: EncoderDecoder = drawn(SEQ2SEQ[name].build(D)).double().eval()
+    source, begin = prompt(3, 7) % 11, torch.zeros(3, 1, dtype=torch.long)
+    asked = seq2seq.encode(source)
+    out = generate(seq2seq.decoder, begin, max_new_tokens=6, **asked)
+    tokens = begin
+    for _ in range(6):
+        tokens = torch.cat([tokens, seq2seq(source, tokens)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(out, tokens)
+    one = beam_search(seq2seq.decoder, begin, beams=1, max_new_tokens=6, **asked)
+    assert torch.equal(one, tokens)
+    beams = beam_search(seq2seq.decoder, begin, beams=4, max_new_tokens=6, **asked)
+    alone = beam_search(
+        seq2seq.decoder,
+        begin[1:2],
+        beams=4,
+        max_new_tokens=6,
+        **seq2seq.encode(source[1:2]),
+    )
+    assert torch.equal(beams[1], alone[0])
+
+
+BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("no tokens", {"tokens": torch.zeros(1, 0, dtype=torch.long)}, ValueError, "at least one token a row"),
+    ("one row", {"tokens": torch.zeros(3, dtype=torch.long)}, ValueError, r"shape \(batch, tokens\)"),
+    ("nothing new", {"max_new_tokens": 0}, ValueError, "max_new_tokens must be at least 1, got 0"),
+    ("too far", {"max_new_tokens": 77}, ValueError, "go beyond max_positions=80; ask for at most 76"),
+    ("a word", {"rules": ["top_k"]}, TypeError, "rules must hold rules such as Temperature"),
+    ("negative seed", {"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+    ("negative stop", {"stop": [-1]}, ValueError, "stop must be at least 0, got -1"),
+    ("right padding", {"real": torch.tensor([[1, 1, 1, 1, 0]]).bool()}, ValueError, "pad on the left"),
+    ("0/1 padding", {"real": torch.tensor([[1, 1, 1, 1, 1]])}, TypeError, "needs .bool()"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "error", "text"), BAD, ids=[b[0] for b in BAD]
+)
+def test_bad_input_is_refused_at_the_call(
+    what: str, change: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    del what
+    model = DECODERS["gpt2"].build(D).eval()
+    settings: dict[str, Any] = {"tokens": prompt(1), "max_new_tokens": 3} | change
+    tokens = settings.pop("tokens")
+    with pytest.raises(error, match=text):
+        stream(model, tokens, **settings)
+    assert generate(model, prompt(1), max_new_tokens=76).shape == (1, 81)
+
+
+def test_bad_rules_are_refused() -> None:
+    for make, text in (
+        (lambda: Temperature(0), "value must be above 0, got 0"),
+        (lambda: TopK(0), "count must be at least 1, got 0"),
+        (lambda: TopP(0), "mass must be above 0, got 0"),
+        (lambda: TopP(1.5), "mass must be between 0 and 1, got 1.5"),
+        (lambda: MinP(-0.1), "share must be between 0 and 1, got -0.1"),
+        (lambda: RepetitionPenalty(0), "value must be above 0, got 0"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            make()
+    model = DECODERS["gpt2"].build(D)
+    with pytest.raises(ValueError, match="the model is training"):
+        beam_search(model.train(), prompt(1), beams=2, max_new_tokens=2)
+    with pytest.raises(ValueError, match="beams must be at least 1, got 0"):
+        beam_search(model.eval(), prompt(1), beams=0, max_new_tokens=2)
