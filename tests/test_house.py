@@ -30,7 +30,7 @@ FLOORS = [
     {"bounded_caches"},
     {"cache_stacks"},
     {"_call", "_given", "score_cores"},
-    {"multihead", "moe"},
+    {"multihead", "latent", "moe"},
     {"blocks"},
     {"scaled", "wirings", "crossing", "layers"},
     {"models"},

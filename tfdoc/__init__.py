@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tfdoc.generation import generate, stream
     from tfdoc.initialisation import init_deepnorm_, init_gpt2_, init_small_
     from tfdoc.interop import from_torch, mask_from_torch
+    from tfdoc.latent import LatentAttention
     from tfdoc.layers import TransformerBlock, TransformerLayer
     from tfdoc.layouts import half_to_interleaved, interleaved_to_half
     from tfdoc.long_context import Llama3Scaling, LongRoPE, YaRN
@@ -101,6 +102,7 @@ __all__ = [
     "GatedFeedForward",
     "GrowingCache",
     "Head",
+    "LatentAttention",
     "LayerNorm",
     "LayerScale",
     "LearnedPositions",
@@ -206,6 +208,7 @@ if not TYPE_CHECKING:
         "generation": "generate stream",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
         "interop": "from_torch mask_from_torch",
+        "latent": "LatentAttention",
         "layouts": "half_to_interleaved interleaved_to_half",
         "long_context": "Llama3Scaling LongRoPE YaRN",
         "masks": "Causal Mask Padding Window",
