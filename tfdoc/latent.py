@@ -94,6 +94,12 @@ class LatentAttention(nn.Module):
     True
     """
 
+    # One of the two ways to the queries is there.
+    q_proj: nn.Module
+    q_a_proj: nn.Module
+    q_a_norm: nn.Module
+    q_b_proj: nn.Module
+
     def __init__(
         self,
         embed_dim: int,
@@ -168,7 +174,7 @@ class LatentAttention(nn.Module):
     def _queries(self, x: Tensor) -> Tensor:
         """Return queries, (B, H, T, d)."""
         if hasattr(self, "q_proj"):
-            flat = self.q_proj(x)
+            flat: Tensor = self.q_proj(x)
         else:
             flat = self.q_b_proj(self.q_a_norm(self.q_a_proj(x)))
         width = self.plain_dim + self.turned_dim
@@ -215,7 +221,8 @@ class LatentAttention(nn.Module):
         query = torch.cat([plain @ to_key, turned], -1)  # (B, H, T, R + d)
         keys = torch.cat([latent, key], -1)  # (B, 1, S, R + d)
         heads: Tensor = self.core(query, keys, latent, mask, bias=bias)
-        return heads @ to_value.mT
+        out: Tensor = heads @ to_value.mT
+        return out
 
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
