@@ -39,7 +39,7 @@ def one_query(
     read once instead of once for each head.
     """
     if query.ndim != 4 or query.shape[1] == key.shape[1]:
-        return kernel(query, key, value, mask, **settings)
+        return F.scaled_dot_product_attention(query, key, value, mask, **settings)
     batch, heads, _, width = query.shape
     groups = key.shape[1]
     if mask is not None:
@@ -47,7 +47,8 @@ def one_query(
             batch, groups, -1, key.shape[-2]
         )
     rows = query.reshape(batch, groups, heads // groups, width)
-    return kernel(rows, key, value, mask, **settings).reshape(batch, heads, 1, -1)
+    out = F.scaled_dot_product_attention(rows, key, value, mask, **settings)
+    return out.view(batch, heads, 1, -1)
 
 
 def in_band(

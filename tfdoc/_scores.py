@@ -88,28 +88,22 @@ def check_heads(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None
 ) -> float:
     """Refuse what does not fit together; return the scale in use."""
-    vectors("query", query, ndim=2)
-    vectors("key", key, query.shape[-1], ndim=2)
-    vectors("value", value, ndim=2)
-    if key.shape[:-1] != value.shape[:-1]:
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        vectors(name, x, ndim=2)
+    q, k, v = query.shape, key.shape, value.shape
+    if k[-1] != q[-1]:
+        vectors("key", key, q[-1])
+    if k[:-1] != v[:-1]:
         raise ValueError(
             f"key and value must agree in all but the last dimension, got "
-            f"{tuple(key.shape)} and {tuple(value.shape)}"
+            f"{tuple(k)} and {tuple(v)}"
         )
-    grouped = query.ndim == 4 and key.ndim == 4
-    outer = (
-        (query.shape[:1], key.shape[:1])
-        if grouped
-        else (
-            query.shape[:-2],
-            key.shape[:-2],
-        )
-    )
-    if outer[0] != outer[1]:
+    grouped = len(q) == len(k) == 4
+    if q[0] != k[0] if grouped else q[:-2] != k[:-2]:
         raise ValueError(
-            f"query of shape {tuple(query.shape)} and key of shape {tuple(key.shape)} "
+            f"query of shape {tuple(q)} and key of shape {tuple(k)} "
             "must agree in all dimensions before tokens (heads may differ with four)"
         )
-    if grouped:
-        divides("key heads", key.shape[1], "query heads", query.shape[1])
+    if grouped and q[1] != k[1]:
+        divides("key heads", k[1], "query heads", q[1])
     return query.shape[-1] ** -0.5 if scale is None else positive("scale", scale)

@@ -55,6 +55,11 @@ class _Block(nn.Module):
             self.add_module(name, branch.build(embed_dim))
         self.dropout = nn.Dropout(probability("dropout", dropout))
 
+    def _drop(self, x: Tensor) -> Tensor:
+        """Drop in training; in evaluation not even the call is made, for decoding."""
+        out: Tensor = self.dropout(x) if self.training else x
+        return out
+
     def _feed(self, x: Tensor, call: PairCall) -> Tensor:
         """Run the feed-forward network; a mixture is told which tokens are real."""
         at, told = call.get("positions"), {}
@@ -111,8 +116,8 @@ class PreNormBlock(_Block):
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(self.attn_norm(x), **call)
-        x = x + self.dropout(read)
-        branch: Tensor = self.dropout(self._feed(self.ffn_norm(x), call))
+        x = x + self._drop(read)
+        branch: Tensor = self._drop(self._feed(self.ffn_norm(x), call))
         return x + branch
 
 
@@ -159,6 +164,6 @@ class PostNormBlock(_Block):
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(x, **call)
-        x = self.attn_norm(x + self.dropout(read))
-        out: Tensor = self.ffn_norm(x + self.dropout(self._feed(x, call)))
+        x = self.attn_norm(x + self._drop(read))
+        out: Tensor = self.ffn_norm(x + self._drop(self._feed(x, call)))
         return out

@@ -127,7 +127,7 @@ def fused_attention(
     scale = check_heads(query, key, value, scale)
     settings: dict[str, Any] = {
         "scale": scale,
-        "dropout_p": probability("dropout", dropout),
+        "dropout_p": dropout and probability("dropout", dropout),
     }
     tokens, keys = query.shape[-2], key.shape[-2]
     band = mask.band() if isinstance(mask, Mask) else None

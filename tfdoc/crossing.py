@@ -48,7 +48,7 @@ class _CrossBlock(_Block):
 
     def _ask(self, x: Tensor, cache: Cache | None, asked: dict[str, Any]) -> Tensor:
         """Let `x` look at the context."""
-        read: Tensor = self.dropout(self.cross_attention(x, cache=cache, **asked))
+        read: Tensor = self._drop(self.cross_attention(x, cache=cache, **asked))
         return read
 
 
@@ -111,9 +111,9 @@ class PreNormCrossBlock(_CrossBlock):
         own, other = (cache.own, cache.context) if cache else (None, None)
         asked = {"context": context, "context_positions": context_positions}
         read = self.attention(self.attn_norm(x), **call, cache=own)
-        x = x + self.dropout(read)
+        x = x + self._drop(read)
         x = x + self._ask(self.cross_norm(x), other, asked)
-        branch: Tensor = self.dropout(self._feed(self.ffn_norm(x), call))
+        branch: Tensor = self._drop(self._feed(self.ffn_norm(x), call))
         return x + branch
 
 
@@ -176,7 +176,7 @@ class PostNormCrossBlock(_CrossBlock):
         batch_of_vectors("x", x, self.embed_dim)
         own, other = (cache.own, cache.context) if cache else (None, None)
         asked = {"context": context, "context_positions": context_positions}
-        x = self.attn_norm(x + self.dropout(self.attention(x, **call, cache=own)))
+        x = self.attn_norm(x + self._drop(self.attention(x, **call, cache=own)))
         x = self.cross_norm(x + self._ask(x, other, asked))
-        out: Tensor = self.ffn_norm(x + self.dropout(self._feed(x, call)))
+        out: Tensor = self.ffn_norm(x + self._drop(self._feed(x, call)))
         return out

@@ -80,7 +80,8 @@ class FeedForward(nn.Module):
         """Transform each token of `x`, shape (..., D), on its own; the shape stays."""
         vectors("x", x, self.embed_dim)
         hidden = self.hidden(self.activation(self.up_proj(x)))  # (..., F)
-        out: Tensor = self.down_proj(self.dropout(hidden))
+        hidden = self.dropout(hidden) if self.training else hidden
+        out: Tensor = self.down_proj(hidden)
         return out
 
 
@@ -149,7 +150,8 @@ class GatedFeedForward(nn.Module):
         vectors("x", x, self.embed_dim)
         gate = self.gate(self.activation(self.gate_proj(x)))  # (..., F)
         hidden = self.hidden(gate * self.up_proj(x))
-        out: Tensor = self.down_proj(self.dropout(hidden))
+        hidden = self.dropout(hidden) if self.training else hidden
+        out: Tensor = self.down_proj(hidden)
         return out
 
 

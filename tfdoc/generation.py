@@ -163,7 +163,8 @@ def stream(
 def _score(model: Decoder, tokens: Tensor, **call: Any) -> Tensor:
     """Run the model in evaluation, without gradients, and leave it as it was."""
     training = model.training
-    model.eval()
+    if training:  # eval() walks through the whole model
+        model.eval()
     try:
         with torch.inference_mode():
             logits: Tensor = model(tokens, **call)

@@ -182,8 +182,8 @@ class DeepNormBlock(_Block):
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(x, **call)
-        x = self.attn_norm(self.alpha * x + self.dropout(read))
-        branch = self.dropout(self._feed(x, call))
+        x = self.attn_norm(self.alpha * x + self._drop(read))
+        branch = self._drop(self._feed(x, call))
         out: Tensor = self.ffn_norm(self.alpha * x + branch)
         return out
 

@@ -70,8 +70,8 @@ class OutputNormBlock(_Block):
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(x, **call)
-        x = x + self.dropout(self.attn_norm(read))
-        branch: Tensor = self.dropout(self.ffn_norm(self._feed(x, call)))
+        x = x + self._drop(self.attn_norm(read))
+        branch: Tensor = self._drop(self.ffn_norm(self._feed(x, call)))
         return x + branch
 
 
@@ -147,9 +147,9 @@ class SandwichBlock(_Block):
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
         batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(self.attn_norm(x), **call)
-        x = x + self.dropout(self.attn_out_norm(read))
+        x = x + self._drop(self.attn_out_norm(read))
         branch = self.ffn_out_norm(self._feed(self.ffn_norm(x), call))
-        out: Tensor = x + self.dropout(branch)
+        out: Tensor = x + self._drop(branch)
         return out
 
 
@@ -210,7 +210,7 @@ class ParallelBlock(_Block):
         normed = self.norm(x)
         read = self.attention(normed, **call)
         branch = self._feed(normed, call)
-        out: Tensor = x + self.dropout(read) + self.dropout(branch)
+        out: Tensor = x + self._drop(read) + self._drop(branch)
         return out
 
 
@@ -263,5 +263,5 @@ class TwoNormParallelBlock(_Block):
         batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(self.attn_norm(x), **call)
         branch = self._feed(self.ffn_norm(x), call)
-        out: Tensor = x + self.dropout(read) + self.dropout(branch)
+        out: Tensor = x + self._drop(read) + self._drop(branch)
         return out
