@@ -154,6 +154,16 @@ def docs_live(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=["check"])
+def bench(session: nox.Session) -> None:
+    """Time the components beside their peers, for the site's page; a quarter-hour."""
+    # An environment of its own: peft refuses the torchao that torchtune needs.
+    executable = python(session, "bench", environment="bench")
+    numbers = ["--out", str(ROOT / "docs/benchmarks.json")]
+    arguments = session.posargs or numbers
+    run(session, executable, "-m", "tests.benchmarks", *arguments)
+
+
+@nox.session(default=False, tags=["check"])
 def a11y(session: nox.Session) -> None:
     """Open every page of the built site in Chromium: access, weight, requests."""
     executable = python(session, "test", "browser")

@@ -32,7 +32,7 @@ from tfdoc import (
 )
 
 from . import attention, decoding, encoder, language, layers, multihead
-from .cases import Run, copy_, halves, impl, interleave_rows, interleaved, load
+from .cases import Run, halves, impl, interleave_rows, interleaved, load
 from .encoder import real_rows
 from .language import TrainingStep, hf_weights
 
@@ -85,7 +85,7 @@ def _(t: Any, p: Any) -> Any:
 @own(["norm/layer", "norm/rms"])
 def _(t: Any, p: Any) -> Any:
     norm = (LayerNorm if p.case.layer else RMSNorm)(p.d, eps=p.eps).to(t.x)
-    copy_(norm.weight, t.w)
+    load(norm, weight=t.w)
     return Run(lambda: norm(t.x), params=norm.parameters())
 
 

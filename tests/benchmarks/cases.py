@@ -168,13 +168,13 @@ def interleave_rows(weight: Tensor, heads: int) -> Tensor:
 
 def interleaved(x: Tensor) -> Tensor:
     """Bring the pairs of rotated channels together."""
-    pairs = x.detach().unflatten(-1, (2, -1))
-    return pairs.mT.flatten(-2).contiguous().requires_grad_()
+    pairs = x.detach().unflatten(-1, (2, -1)).mT
+    return torch.flatten(pairs, -2).contiguous().requires_grad_()
 
 
 def halves(x: Tensor) -> Tensor:
     """Undo `interleaved`."""
-    return x.unflatten(-1, (-1, 2)).mT.flatten(-2)
+    return torch.flatten(x.unflatten(-1, (-1, 2)).mT, -2)
 
 
 def xt_heads(weight: Tensor, heads: int, kv_heads: int) -> Tensor:

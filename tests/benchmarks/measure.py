@@ -174,7 +174,8 @@ def quartiles(a: list[float], b: list[float]) -> list[float]:
 def measure(case: Case, size: str, mode: str) -> Row:
     """Return the rows of all implementations of a case, and how its goal was met."""
     cell = prepare(case, size, mode)
-    rows, calls = {}, {}
+    rows: dict[str, Row] = {}
+    calls: dict[str, Callable[[], Any]] = {}
     for entry in case.impls.values():
         if entry.runs(mode, size):
             rows[entry.label], timed = built(entry, cell)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Generator
@@ -52,9 +53,9 @@ def peak(case: str, label: str, length: int) -> float:
     return resident("VmHWM:") - before
 
 
-def curves() -> list[dict[str, object]]:
+def curves() -> list[dict[str, Any]]:
     """Return the peaks of causal attention as the sequence grows."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for label in ("tfdoc", *PEERS):
         mb = {}
         for length in LENGTHS:
