@@ -101,7 +101,10 @@ def main() -> None:
         sys.stdout.write(shown(results[-1]) + "\n")
         sys.stdout.flush()
         gc.collect()
-    memory = {"at_most": MEMORY_AT_MOST, "peaks": curves() if STATUS.exists() else []}
+    memory: dict[str, Any] = {
+        "at_most": MEMORY_AT_MOST,
+        "peaks": curves() if STATUS.exists() else [],
+    }
     for row in memory["peaks"]:
         sys.stdout.write(f"memory {row['label']}: {row['mb']}\n")
     if args.out:

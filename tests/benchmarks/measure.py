@@ -188,7 +188,7 @@ def measure(case: Case, size: str, mode: str) -> Row:
         rows[label]["ms"] = round(middle[label] * 1e3, 5)
         rows[label]["ratio"] = quartiles(own, samples[best])
     sizes = case.sizes[size]
-    result = {
+    result: Row = {
         "case": case.name,
         "size": size,
         "mode": mode,

@@ -149,9 +149,9 @@ def figure(found: Result) -> str:
         peers = [row["ratio"][1] for row in timed if row["kind"] == "peer"]
         own = _own(result)["ratio"][1]
         marks = [f'<circle class="peer" cx="{_at(x)}" cy="10" r="4"/>' for x in peers]
-        goal = result.get("goal")
-        if goal and goal["against"] == result["best"]:
-            x = _at(goal["at_most"])
+        if goal := result.get("goal"):
+            against = next(row for row in timed if row["label"] == goal["against"])
+            x = _at(goal["at_most"] * against["ratio"][1])
             marks.append(f'<line class="goal" x1="{x}" x2="{x}" y1="1" y2="19"/>')
         marks.append(f'<circle class="own" cx="{_at(own)}" cy="10" r="5"/>')
         one = _at(1)
@@ -187,6 +187,7 @@ class Benchmarks(SphinxDirective):
         path = Path(self.env.srcdir, NUMBERS)
         self.env.note_dependency(path)
         found = json.loads(path.read_text(encoding="utf-8"))
+        found["results"].sort(key=lambda result: list(TITLES).index(result["case"]))
         if (kind := self.arguments[0]) == "figure":
             return [nodes.raw("", figure(found), format="html")]
         lines = [".. list-table::", "   :header-rows: 1", "   :class: benchmarks", ""]
