@@ -5,8 +5,8 @@
 # ///
 """Build the site, test it, check it: `nox -l` lists the sessions.
 
-One virtual environment, `.nox/tfdoc`, serves them all: torch is large. With `--no-venv`
-the running Python's own packages serve, and nothing is installed.
+One virtual environment, `.nox/tfdoc`, serves all but `bench`: torch is large. With
+`--no-venv` the running Python's own packages serve, and nothing is installed.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).parent
 BUILD = ROOT / "docs" / "_build"
-SHARED = ROOT / ".nox" / "tfdoc"
+ENVIRONMENTS = ROOT / ".nox"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 DEVICES = nox.parametrize("device", ["cpu", "cuda"], ids=["cpu", "cuda"])
 
 
-def python(session: nox.Session, *groups: str) -> str:
+def python(session: nox.Session, *groups: str, environment: str = "tfdoc") -> str:
     """Return the Python to run, with tfdoc, the pinned torch and these groups."""
     if "--no-venv" in sys.argv:
         session.log("no virtual environment: using the packages of this Python")
         return sys.executable
-    executable = SHARED / ("Scripts" if os.name == "nt" else "bin") / "python"
+    home = ENVIRONMENTS / environment
+    executable = home / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not executable.with_suffix(".exe" if os.name == "nt" else "").exists():
-        session.run(sys.executable, "-m", "venv", str(SHARED))
+        session.run(sys.executable, "-m", "venv", str(home))
     pip = [str(executable), "-m", "pip", "install", "--quiet"]
     torch = nox.project.dependency_groups(PROJECT, "torch")
     if index := os.environ.get("TFDOC_TORCH_INDEX"):
@@ -150,6 +151,16 @@ def docs_live(session: nox.Session) -> None:
         "--ignore", str(ROOT / "docs/learn/*"), "--ignore", str(BUILD / "*"),
         "-d", str(BUILD / "doctrees-cpu"), "docs", str(BUILD / "html"),
     )  # fmt: skip
+
+
+@nox.session(default=False, tags=["check"])
+def bench(session: nox.Session) -> None:
+    """Time the components beside their peers, for the site's page; a quarter-hour."""
+    # An environment of its own: peft refuses the torchao that torchtune needs.
+    executable = python(session, "bench", environment="bench")
+    numbers = ["--out", str(ROOT / "docs/benchmarks.json")]
+    arguments = session.posargs or numbers
+    run(session, executable, "-m", "tests.benchmarks", *arguments)
 
 
 @nox.session(default=False, tags=["check"])

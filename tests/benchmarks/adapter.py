@@ -1,4 +1,4 @@
-"""The components of tfdoc for the harness beside: the same weights, the same inputs."""
+"""The components of tfdoc, with the weights and the inputs of the cases."""
 
 from __future__ import annotations
 
@@ -8,18 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_peers import (  # type: ignore[import-not-found]
-    Run,
-    _encpost,
-    _il,
-    _train,
-    _unil,
-    copy_,
-    hf_weights,
-    impl,
-    interleave_rows,
-    load,
-)
 from torch import Tensor, nn
 
 from tests.hugging_face import LLAMA, gpt2_weights, renamed
@@ -42,6 +30,14 @@ from tfdoc import (
     generate,
     part,
 )
+
+from . import attention, decoding, encoder, language, layers, multihead
+from .cases import Run, halves, impl, interleave_rows, interleaved, load
+from .encoder import real_rows
+from .language import TrainingStep, hf_weights
+
+# Whose cases are implemented here; importing them registered the peers.
+HOMES = (attention, decoding, encoder, language, layers, multihead)
 
 Build = Callable[[Any, Any], Any]
 
@@ -89,7 +85,7 @@ def _(t: Any, p: Any) -> Any:
 @own(["norm/layer", "norm/rms"])
 def _(t: Any, p: Any) -> Any:
     norm = (LayerNorm if p.case.layer else RMSNorm)(p.d, eps=p.eps).to(t.x)
-    copy_(norm.weight, t.w)
+    load(norm, weight=t.w)
     return Run(lambda: norm(t.x), params=norm.parameters())
 
 
@@ -119,13 +115,13 @@ def _(t: Any, p: Any) -> Any:
 @own("rope")
 def _(t: Any, p: Any) -> Any:
     del p
-    rope, given = RoPE(), [_il(x) for x in (t.q, t.k)]
+    rope, given = RoPE(), [interleaved(x) for x in (t.q, t.k)]
 
     def turn() -> list[Tensor]:
         return [rope(x.transpose(1, 2)) for x in given]
 
     def theirs(out: list[Tensor]) -> Tensor:
-        return torch.cat([_unil(x) for x in out], 1)
+        return torch.cat([halves(x) for x in out], 1)
 
     return Run(turn, inputs=given, post=theirs)
 
@@ -143,7 +139,7 @@ def _(t: Any, p: Any) -> Any:
     load(block, feedforward__up_proj__weight=t.w1, feedforward__down_proj__weight=t.w2)
     mask = t.mask[:, None, None] if p.case.pad else None
     return Run(
-        lambda: block(t.x, mask=mask), params=block.parameters(), post=_encpost(t, p)
+        lambda: block(t.x, mask=mask), params=block.parameters(), post=real_rows(t, p)
     )
 
 
@@ -208,17 +204,17 @@ def register(family: str, build: Callable[[Any], Decoder]) -> None:
 
     @own(f"lm/{family}/fwd")
     def _(t: Any, p: Any) -> Any:
-        model = build(p).to(t.ids.device)
+        model = build(p)
         return Run(lambda: model(t.ids))
 
     @own(f"lm/{family}/train")
     def _(t: Any, p: Any) -> Any:
-        model = build(p).to(t.ids.device)
-        return Run(_train(model, partial(loss, model), t, fused=True))
+        model = build(p)
+        return Run(TrainingStep(model, partial(loss, model), t, fused=True))
 
     @own(f"gen/{family}")
     def _(t: Any, p: Any) -> Any:
-        model = build(p).to(t.ids.device).eval()
+        model = build(p).eval()
         return Run(
             lambda: generate(model, t.ids, max_new_tokens=p.new, progress=False),
             post=lambda out: out[:, -p.new :].double(),

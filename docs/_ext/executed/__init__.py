@@ -6,6 +6,7 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
 from . import (
+    benchmarks,
     cards,
     commands,
     figures,
@@ -18,6 +19,7 @@ from . import (
 )
 
 PARTS = (
+    benchmarks,
     cards,
     commands,
     figures,

@@ -1,0 +1,1 @@
+"""Components beside their peers: `python -m tests.benchmarks`, or `nox -s bench`."""
