@@ -74,7 +74,12 @@ def title(result: Result) -> str:
 def ratio(quartiles: list[float]) -> str:
     """Return the median, and between what half of the rounds lay."""
     low, middle, high = quartiles
-    return f"{middle:.3f} ({low:.2f} to {high:.2f})"
+    return f"{middle:.3f} ({low:.2f} to {high:.2f})".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def milliseconds(row: Result) -> str:
+    """Return the median time, to three digits."""
+    return f"{row['ms']:,.0f}" if row["ms"] >= 100 else f"{row['ms']:.3g}"
 
 
 def machine(found: Result) -> Rows:
@@ -98,7 +103,7 @@ def goals(found: Result) -> Rows:
             met = "yes" if middle <= limit else "close" if low <= limit else "**no**"
             yield [
                 title(result),
-                f"{_own(result)['ms']:.3g}",
+                milliseconds(_own(result)),
                 goal["against"],
                 ratio(goal["ratio"]),
                 f"{limit:.2f}",
@@ -126,7 +131,7 @@ def everything(found: Result) -> Rows:
                 yield [*cells, "", row["refused"], ""]
             else:
                 note = f"; {row['note']}" if "note" in row else ""
-                cells += [f"{row['ms']:.3g}", ratio(row["ratio"]) + note]
+                cells += [milliseconds(row), ratio(row["ratio"]) + note]
                 yield [*cells, f"{row['error']:.0e}"]
 
 
