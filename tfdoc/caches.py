@@ -27,7 +27,7 @@ class Cache(ABC):
     ----------
     length : int
         Tokens seen so far, padding included.
-    key, value : Tensor or None
+    key, value : torch.Tensor or None
         What is held, shape (B, G, S, d) and (B, G, S, d_v); None before the first token.
 
     Examples

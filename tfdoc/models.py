@@ -126,7 +126,7 @@ class Encoder(_Stack):
             True at tokens, False at padding, shape (B, T). Padding may stand on either
             side and hold anything, even NaN; it counts no position.
         cache : ModelCache, optional
-            Of the tokens before `x`, from :meth:`new_cache`.
+            Of the tokens before `x`, from :meth:`~tfdoc.Encoder.new_cache`.
         mask, positions, position_bias : optional
             Every block's attention gets them; see :class:`~tfdoc.MultiHeadAttention`.
 
@@ -239,7 +239,8 @@ class Decoder(_Stack):
             True at tokens, False at padding, shape (B, T). Padding may stand on either
             side; it counts no position.
         cache : ModelCache, optional
-            Of the tokens before these, from :meth:`new_cache`; these are added to it.
+            Of the tokens before these, from :meth:`~tfdoc.Decoder.new_cache`; these are
+            added to it.
         last : bool
             Score the last position only: all that a continuation needs.
         mask, positions, position_bias : optional
