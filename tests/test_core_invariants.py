@@ -230,6 +230,7 @@ def test_gradcheck(core: DotProductCore) -> None:
     torch.autograd.gradcheck(lambda q, k, v: core(q, k, v, Causal()), (*inputs, value))
 
 
+@pytest.mark.compiles
 @EACH_MASK
 def test_compiled_and_exported(core: DotProductCore, mask: Mask | None) -> None:
     class Call(torch.nn.Module):
