@@ -15,6 +15,7 @@ from tests.subjects import CROSS, DECODERS, SEQ2SEQ, D, H, V
 from tfdoc import (
     Cache,
     Causal,
+    Chunked,
     Decoder,
     EncoderDecoder,
     GrowingCache,
@@ -153,6 +154,14 @@ def test_a_cropped_window_is_recomputed_or_refused() -> None:
     equal(attention(x[:, 5:], cache=cache), attention(x)[:, 5:])
     cache.crop(0)
     equal(attention(x, cache=cache), attention(x))
+
+
+def test_a_rule_of_absolute_positions_sees_them_in_a_window_too() -> None:
+    mask = Causal() & Chunked(4)
+    attention = MultiHeadAttention(D, num_heads=H, mask=mask).double()
+    x, cache = torch.randn(1, 15, D, dtype=torch.float64), SlidingCache(4)
+    parts = [attention(piece, cache=cache) for piece in x.split([3, 4, 1, 7], 1)]
+    equal(torch.cat(parts, 1), attention(x))
 
 
 def test_causal_with_a_cache_is_bottom_right() -> None:

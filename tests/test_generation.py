@@ -205,6 +205,8 @@ def twins() -> tuple[Decoder, Any]:
         eos_token_id=None,
     )
     theirs = drawn(GPT2LMHeadModel(config)).double().eval()
+    # Less certain than the drawn weights: other beams and stops have a chance.
+    theirs.transformer.wte.weight.data *= 0.1
     ours = DECODERS["gpt2"].build(D).double().eval()
     ours.load_state_dict(gpt2_weights(theirs.state_dict()))
     return ours, theirs
@@ -234,19 +236,19 @@ def test_greedy_is_hugging_face_s() -> None:
 
 @pytest.mark.parametrize("beams", [2, 4, 5])
 @pytest.mark.parametrize("penalty", [1.0, 0.0, 2.0, -1.0])
-@pytest.mark.parametrize("stop", [(), (3,), (3, 7, 11)], ids=str)
-def test_beams_are_hugging_face_s(
-    beams: int, penalty: float, stop: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize("stops", [0, 1, 3])
+def test_beams_are_hugging_face_s(beams: int, penalty: float, stops: int) -> None:
     ours, theirs = twins()
-    tokens = prompt(4)
+    tokens = prompt(8)
+    free = beam_search(ours, tokens, beams=beams, max_new_tokens=8)
+    stop = free[:stops, 7].tolist()  # what some rows write as their third token
     expected = by_hugging_face(
         theirs,
         tokens,
         8,
         num_beams=beams,
         length_penalty=penalty,
-        eos_token_id=list(stop) or None,
+        eos_token_id=stop or None,
         pad_token_id=0,
         do_sample=False,
     )
@@ -258,12 +260,14 @@ def test_beams_are_hugging_face_s(
         length = ends[0] + 1 if ends else len(other)
         assert mine[:length] == other[:length]
         assert set(mine[length:]) <= {mine[length - 1]}
+    if stops:
+        assert any(set(row[5:12]) & set(stop) for row in out.tolist())
 
 
 def test_beams_find_what_greed_misses() -> None:
     ours, _ = twins()
-    torch.nn.init.normal_(ours.get_parameter("embed.weight"), std=0.1)  # less certain
-    tokens = prompt(8)
+    ours.get_parameter("embed.weight").data *= 8
+    tokens = prompt(16)
 
     def total(out: Tensor) -> Tensor:
         shares = ours(out[:, :-1]).log_softmax(-1).gather(-1, out[:, 1:, None])
