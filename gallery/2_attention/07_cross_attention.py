@@ -92,7 +92,7 @@ _ = fig.colorbar(image, label="weight")
 # sphinx_gallery_start_ignore
 fig.set_label(
     f"Left, the loss over 150 steps, falling from {losses[0]:.1f} to "
-    f"{losses[-1]:.3f}. Right, the map of weights: a dark anti-diagonal, so "
+    f"{losses[-1]:.0e}. Right, the map of weights: a dark anti-diagonal, so "
     "that the first place reads the last letter and the last the first."
 )
 # sphinx_gallery_end_ignore
