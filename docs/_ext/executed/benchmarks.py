@@ -85,7 +85,7 @@ def milliseconds(row: Result) -> str:
 def machine(found: Result) -> Rows:
     """Yield what it was measured on, and with."""
     told = found["machine"]
-    yield ["Machine", ""]
+    yield ["Part", "Measured with"]
     yield ["Processor", f"{told['cpu']}, {told['vectors']}, {told['cores']} cores"]
     yield ["System", told["system"]]
     yield ["Measured on", told["date"]]
