@@ -59,10 +59,9 @@ class Cache(ABC):
 
         Returns
         -------
-        key, value : Tensor
-            Shape (B, G, S, d) and (B, G, S, d_v), the new ones last.
-        positions : int or Tensor
-            Of these keys: the first one's, or all, shape (S,) or (B, S).
+        tuple
+            Keys, shape (B, G, S, d), and values, (B, G, S, d_v), the new ones last; and
+            where they stand: the position of the first, or of all, (S,) or (B, S).
 
         Raises
         ------
