@@ -2,10 +2,10 @@ r"""
 Latent attention: one small vector instead of many keys and values
 ==================================================================
 
-DeepSeek and Kimi models remember a few hundred numbers a token and layer
-where plain attention keeps tens of thousands. Read this page if you serve
-one, or wonder how all heads can live on one vector. At the end you can write
-both forms of it, and say why its positions need a key of their own.
+DeepSeek and Kimi models remember a few hundred numbers a token and layer,
+where plain attention with as many heads keeps tens of thousands. Read this
+page if you serve one, or wonder how all heads can live on one vector. At the
+end you can write both forms, and say why positions need a key of their own.
 """
 
 # %%
@@ -35,7 +35,8 @@ expanded = (query * keys).sum(-1)
 # The sum can be taken in another order. :math:`q^T (W c) = (W^T q)^T c`: turn
 # the query into the latent's space once, and the latent *is* the key.
 absorbed = (up.mT @ query[..., None])[..., 0] @ c
-print("scores", expanded.tolist(), absorbed.tolist())
+for name, scores in {"expanded": expanded, "absorbed": absorbed}.items():
+    print(name, [f"{score:.4f}" for score in scores.tolist()])
 torch.testing.assert_close(absorbed, expanded)
 
 # %%
@@ -45,7 +46,6 @@ torch.testing.assert_close(absorbed, expanded)
 # queries :math:`2\,G\,d`, latent attention R and a little more. The ledger
 # knows published models; 16-bit numbers here.
 names = ["llama-2-7b", "llama-3-8b", "mistral-7b-v0.1", "deepseek-v3"]
-names = [name for name in names if name in tfdoc.preset_names()]
 kept = {}
 for name in names:
     config = tfdoc.preset(name)
@@ -119,9 +119,9 @@ print(f"{cache}, {cache.nbytes // T // 4} numbers a token")
 # %%
 # What it costs
 # -------------
-# One new token at DeepSeek-V3's size, with S tokens behind it. Expanded, the
-# keys and values of all S are made again each time; absorbed, only the query
-# is changed. For a long prompt it is the other way round.
+# One new token, with two heads of DeepSeek-V3's widths and S tokens before it.
+# Expanded, keys and values of all S are made again each time; absorbed, only
+# the query is changed. For a long prompt it is the other way round.
 sizes = {"num_heads": 2, "head_dim": (128, 64, 128), "kv_rank": 512}
 
 

@@ -13,6 +13,7 @@ wants to be compared registers a function that takes the same tensors in float32
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -60,7 +61,7 @@ class Implementation:
 
 
 @dataclass
-class Case:
+class Case(ABC):
     """One thing to compute, in a few sizes and modes."""
 
     name: str = ""
@@ -70,13 +71,13 @@ class Case:
     modes: ClassVar[Sequence[str]] = ("fwd", "fwdbwd")
     grads: ClassVar[Sequence[str]] = ("x",)
 
+    @abstractmethod
     def make(self, p: Any, g: Generator) -> dict[str, Tensor]:
         """Return inputs and weights, those with a fraction in float64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ref(self, t: Any, p: Any) -> Tensor:
         """Return what has to come out, in float64."""
-        raise NotImplementedError
 
     def sized(self, size: str) -> SimpleNamespace:
         """Return the sizes by name, with the case itself."""
