@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor
+
+T = TypeVar("T")
 
 LLAMA = {
     "self_attn": "attention",
@@ -25,9 +29,33 @@ GPT2 = {
     "mlp.c_fc": "feedforward.up_proj",
     "mlp.c_proj": "feedforward.down_proj",
 }
+T5 = {
+    "final_layer_norm": "norm",
+    "block.": "blocks.",
+    "layer.0.layer_norm": "attn_norm",
+    "layer.0.SelfAttention.relative_attention_bias": "attention.position_bias",
+    **{f"layer.0.SelfAttention.{x}.": f"attention.{x}_proj." for x in "qkvo"},
+    **{f"layer.1.EncDecAttention.{x}.": f"cross_attention.{x}_proj." for x in "qkvo"},
+    "layer.2.layer_norm": "ffn_norm",
+    "layer.2.DenseReluDense": "feedforward",
+    "layer.1.DenseReluDense": "feedforward",
+    "wi.": "up_proj.",
+    "wi_0.": "gate_proj.",
+    "wi_1.": "up_proj.",
+    "wo.": "down_proj.",
+    "shared.": "decoder.embed.",
+    "lm_head.": "decoder.head.",
+}
 
 
-def renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+def t5_name(name: str) -> str:
+    """Return our name; what an encoder has second, a decoder has third."""
+    (own,) = renamed({name: name}, T5)
+    middle = "ffn_norm" if name.startswith("encoder") else "cross_norm"
+    return own.replace("layer.1.layer_norm", middle)
+
+
+def renamed(weights: dict[str, T], names: dict[str, str]) -> dict[str, T]:
     """Replace parts of names, in the order of `names`."""
     out = {}
     for key, value in weights.items():

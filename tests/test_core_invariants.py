@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import Gemma2Config, GptOssConfig
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention
@@ -73,6 +74,23 @@ def qkv(tokens: int = 6, keys: int = 6, groups: int = 2) -> tuple[Tensor, ...]:
         randn64(2, groups, keys, 8),
         randn64(2, groups, keys, 5),
     )
+
+
+@EACH_MASK
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_with_the_same_predicate(mask: Mask | None) -> None:
+    q, k, v = qkv()
+    pairs = None
+    if mask is not None:  # torch gives it single positions instead of a grid
+        pairs = create_block_mask(
+            lambda _b, _h, query, key: mask.allows(query, key),
+            *(None, None, 6, 6),
+            device="cpu",
+        )
+    v = F.pad(v, (0, 3))
+    flex = flex_attention(q, k, v, block_mask=pairs, enable_gqa=True)
+    equal(flex, fused_attention(q, k, v, mask), 1e-6)
+    equal(flex, attention(q, k, v, mask), 1e-6)
 
 
 @EACH_MASK

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tests.helpers import drawn, equal, randn64
-from tests.hugging_face import LLAMA, gpt2_weights, renamed
+from tests.hugging_face import LLAMA, gpt2_weights, renamed, t5_name
 from tests.subjects import DECODERS, ENCODERS, FFN, HEADS, PAST, SEQ2SEQ, D, H, V
 from tfdoc import (
     Causal,
@@ -252,33 +252,11 @@ def test_a_whole_t5() -> None:
             head=part(Head, scale=D**-0.5),
         ),
     ).eval()
-    names = {
-        "final_layer_norm": "norm",
-        "block.": "blocks.",
-        "layer.0.SelfAttention.q.": "attention.q_proj.",
-        "layer.0.SelfAttention.k.": "attention.k_proj.",
-        "layer.0.SelfAttention.v.": "attention.v_proj.",
-        "layer.0.SelfAttention.o.": "attention.o_proj.",
-        "layer.0.SelfAttention.relative_attention_bias": "attention.position_bias",
-        "layer.1.EncDecAttention.q.": "cross_attention.q_proj.",
-        "layer.1.EncDecAttention.k.": "cross_attention.k_proj.",
-        "layer.1.EncDecAttention.v.": "cross_attention.v_proj.",
-        "layer.1.EncDecAttention.o.": "cross_attention.o_proj.",
-        "layer.0.layer_norm": "attn_norm",
-        "layer.2.layer_norm": "ffn_norm",
-        "wi.": "up_proj.",
-        "wo.": "down_proj.",
-        "shared.": "decoder.embed.",
-    }
     weights: dict[str, Tensor] = {}
-    for name, weight in renamed(dict(theirs.state_dict()), names).items():
+    for name, weight in theirs.state_dict().items():
         if "embed_tokens" in name or name == "lm_head.weight":
             continue
-        side = name.split(".")[0]
-        middle, last = {"encoder": ("ffn_norm", 1), "decoder": ("cross_norm", 2)}[side]
-        own = name.replace("layer.1.layer_norm", middle).replace(
-            f"layer.{last}.DenseReluDense", "feedforward"
-        )
+        own = t5_name(name)
         weights[own] = weight * (6**0.5 if "attention.q_proj" in own else 1)
     missing = ours.load_state_dict(weights, strict=False)
     shared = {f"{side}.blocks.1.attention.position_bias.weight" for side in sides}
