@@ -188,7 +188,7 @@ for name, way in ways.items():
     print(f"real for {name}: {shares[-1]:.0%} found")
     assert shares[-1] == 1 if name == "both" else shares[-1] < 0.95
 ax.set(xlabel="padding added", ylabel="share found", ylim=(0, 1.05))
-ax.set(title="A mean that counts padding", xticks=range(0, 21, 5))
+ax.set(title="Who still finds itself", xticks=range(0, 21, 5))
 _ = ax.legend(title="real for", frameon=False)
 # sphinx_gallery_start_ignore
 fig.set_label(
