@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.generation import logits_process
 
@@ -269,6 +272,81 @@ def test_beams_are_hugging_face_s(
         assert set(mine[length:]) <= {mine[length - 1]}
     if stops:
         assert any(set(row[5:12]) & set(stop) for row in out.tolist())
+
+
+class Bigrams(nn.Module):
+    """A model whose scores depend on the last token only: no cache is needed."""
+
+    class Nothing:
+        def reorder(self, rows: Tensor) -> None:
+            """Do nothing."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = table
+
+    def new_cache(self, length: int) -> Nothing:
+        del length
+        return self.Nothing()
+
+    def forward(self, tokens: Tensor, **call: Any) -> Tensor:
+        del call
+        return self.table[tokens[:, -1:]]
+
+
+def beams_by_hand(
+    table: list[list[float]],
+    start: int,
+    most: int,
+    beams: int,
+    stop: set[int],
+    p: float,
+) -> tuple[list[int], int]:
+    """Return the best text that ended, and after how many steps it is settled."""
+    going: list[tuple[float, list[int]]] = [(0.0, [start])]
+    ended: list[tuple[float, list[int]]] = []
+    for step in range(1, most + 1):
+        after = [
+            (score + more, [*text, token])
+            for score, text in going
+            for token, more in enumerate(table[text[-1]])
+        ]
+        after = sorted(after, reverse=True)[: beams * max(2, 1 + len(stop))]
+        going = []
+        for rank, (score, text) in enumerate(after):
+            if text[-1] in stop or step == most:
+                ended += [(score / step**p, text)] if rank < beams else []
+            elif len(going) < beams:
+                going.append((score, text))
+        ended = sorted(ended, reverse=True)[:beams]
+        hope = going[0][0] / step**p if going else -math.inf
+        if not going or (len(ended) == beams and ended[-1][0] >= hope):
+            break
+    return ended[0][1], step
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    beams=st.integers(1, 4),
+    ends=st.integers(0, 3),
+    penalty=st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0]),
+    spread=st.sampled_from([0.3, 1.0, 3.0]),
+)
+@settings(max_examples=200, deadline=None)
+def test_beams_by_hand(
+    seed: int, beams: int, ends: int, penalty: float, spread: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table = spread * torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    shares, stop = table.log_softmax(-1).tolist(), set(range(ends))
+    model: Any = Bigrams(table).eval()
+    start = torch.tensor([[3], [4], [5]])
+    choice: dict[str, Any] = {"beams": beams, "stop": stop, "length_penalty": penalty}
+    out = beam_search(model, start, max_new_tokens=6, **choice).tolist()
+    hand = [beams_by_hand(shares, row, 6, beams, stop, penalty) for row in (3, 4, 5)]
+    steps = max(taken for _, taken in hand)
+    for row, (text, _) in zip(out, hand, strict=True):
+        assert row == text + [text[-1]] * (1 + steps - len(text))
 
 
 def test_beams_find_what_greed_misses() -> None:

@@ -226,4 +226,4 @@ assert twice.startswith("not yet")
 #
 # **Read on.** Radford et al. (2018), *Improving language understanding by
 # generative pre-training*. The module: :class:`tfdoc.Encoder`. Next:
-# :doc:`counting parameters </learn/7_cost/01_counting_parameters>`.
+# :doc:`/learn/6_models/03_tokens_and_objective`.
