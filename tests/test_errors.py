@@ -937,7 +937,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "a matrix of no known module",
         lambda: t.init_small_(WithTable(), num_layers=2),
         ValueError,
-        "the scheme knows linear layers and embeddings only, and the model also has "
+        "the scheme knows matrices called weight only, and the model also has "
         "['table']; draw those yourself",
     ),
     # Watching and converting.

@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 from tfdoc import (
+    Decoder,
     DeepNormBlock,
     Encoder,
     FeedForward,
     GatedFeedForward,
+    Head,
     LayerNorm,
+    LearnedPositions,
     MultiHeadAttention,
     TransformerBlock,
     init_deepnorm_,
@@ -53,6 +56,25 @@ def test_gpt2() -> None:
         scale = 0.25 if name in ("o_proj", "down_proj") else 1.0
         assert close(spread, 0.02 * scale), name
     assert {"0", "q_proj", "up_proj", "o_proj", "down_proj"} < set(found)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_whole_decoder(tied: bool) -> None:
+    whole = Decoder(
+        D,
+        vocab_size=1000,
+        blocks=(part(TransformerBlock, num_heads=4),) * 2,
+        norm=part(LayerNorm),
+        positions=part(LearnedPositions, max_positions=64),
+        head=part(Head, bias=True),
+        tied=tied,
+    )
+    found = spreads(init_gpt2_(whole, num_layers=L))
+    assert {"embed", "positions", "up_proj"} < set(found)
+    assert tied == ("head" not in found)
+    for name, spread in found.items():
+        assert close(spread, 0.005 if name in ("o_proj", "down_proj") else 0.02), name
+    assert not whole.get_parameter("head.bias").any()
 
 
 def test_small() -> None:

@@ -44,7 +44,8 @@ def init_gpt2_(
     Parameters
     ----------
     model : nn.Module
-        Its :class:`torch.nn.Linear` and :class:`torch.nn.Embedding` modules are drawn.
+        Every matrix called ``weight`` is drawn: those of linear layers, embeddings,
+        heads and routers.
     num_layers : int
         L, the number of blocks.
     std : float
@@ -61,7 +62,8 @@ def init_gpt2_(
     ------
     TypeError, ValueError
         If a number is not positive, or the scheme does not know a matrix of the model:
-        none is named ``o_proj`` or ``down_proj``, or one is no linear layer or embedding.
+        none is named ``o_proj`` or ``down_proj``, or one is not called ``weight``, such as
+        those of experts.
 
     Examples
     --------
@@ -100,7 +102,8 @@ def init_small_(
     Parameters
     ----------
     model : nn.Module
-        Its :class:`torch.nn.Linear` and :class:`torch.nn.Embedding` modules are drawn.
+        Every matrix called ``weight`` is drawn: those of linear layers, embeddings,
+        heads and routers.
     num_layers : int
         L, the number of blocks.
     generator : torch.Generator, optional
@@ -153,7 +156,8 @@ def init_deepnorm_(
     Parameters
     ----------
     model : nn.Module
-        Its :class:`torch.nn.Linear` and :class:`torch.nn.Embedding` modules are drawn.
+        Every matrix called ``weight`` is drawn: those of linear layers, embeddings,
+        heads and routers.
     num_layers : int
         L, the number of blocks.
     generator : torch.Generator, optional
@@ -203,24 +207,30 @@ def _draw(
             f"{sorted({name for name, _ in found})}"
         )
     for name, module in found:
-        nn.init.normal_(module.weight, 0.0, spread(name, module.weight), generator)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+        weight = module.get_parameter("weight")
+        nn.init.normal_(weight, 0.0, spread(name, weight), generator)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.get_parameter("bias"))
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            nn.init.zeros_(module.weight[module.padding_idx].detach())
+            nn.init.zeros_(weight[module.padding_idx].detach())
     return model
 
 
-def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
-    """Yield every linear layer and embedding; refuse any other matrix of parameters."""
+def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield whatever holds a matrix called weight; refuse any other matrix."""
     known: set[Tensor] = set()
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding) and module.weight not in known:
-            known.add(module.weight)
+        weight = getattr(module, "weight", None)
+        if (
+            isinstance(weight, nn.Parameter)
+            and weight.ndim == 2
+            and weight not in known
+        ):
+            known.add(weight)
             yield path.rpartition(".")[2], module
     strange = [k for k, p in model.named_parameters() if p.ndim > 1 and p not in known]
     if strange:
         raise ValueError(
-            f"the scheme knows linear layers and embeddings only, and the model also "
-            f"has {strange}; draw those yourself, or initialise the parts around them"
+            f"the scheme knows matrices called weight only, and the model also has "
+            f"{strange}; draw those yourself, or initialise the parts around them"
         )

@@ -244,6 +244,6 @@ assert check(solution) == "right"
 #
 #    After each ending, ``cache.crop(beginning.shape[1])``.
 #
-# **Read on.** Pope et al., *Efficiently scaling transformer inference* (2022,
-# arXiv:2211.05102). The components: :class:`tfdoc.GrowingCache`,
-# :class:`tfdoc.PreallocatedCache`, :class:`tfdoc.SlidingCache`.
+# **Read on.** Pope et al. (2022, arXiv:2211.05102). The components:
+# :class:`tfdoc.GrowingCache`, :class:`tfdoc.PreallocatedCache`,
+# :class:`tfdoc.SlidingCache`. Next: :doc:`/learn/6_models/08_small_gpt`.
