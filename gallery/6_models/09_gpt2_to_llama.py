@@ -192,7 +192,7 @@ axes[0].set(title="Each edit, two seeds", xlabel="loss", ylim=(6.4, -0.4))
 for name, end in {"GPT-2": T, "own head": 4 * T}.items():
     curve = losses(runs[name][0], held[:, : end + 1]).mean(0).view(-1, 8)
     axes[1].plot(range(4, end, 8), curve.mean(1).tolist(), "o-", label=name)
-axes[1].set(title=f"Trained on {T} letters", xlabel="letters before")
+axes[1].set(title=f"Trained up to {T}", xlabel="letters before", ylabel="loss")
 axes[1].legend(frameon=False)
 # sphinx_gallery_start_ignore
 for longer in runs["own head"]:
