@@ -463,12 +463,16 @@ def test_an_estimate_imports_no_torch() -> None:
 
 
 def test_an_estimate_starts_in_a_tenth_of_a_second() -> None:
-    """CPU time above that of Python alone, the least of a few disturbed by others."""
+    """CPU time above that of Python alone, the least of a few disturbed by others.
+
+    Where Python alone takes more than 7 ms the machine is slow or busy: so much more
+    for both.
+    """
     bare = min(
         float(fresh("import time; print(time.process_time())")) for _ in range(5)
     )
     ours = min(float(fresh(f"{ESTIMATE}print(time.process_time())")) for _ in range(7))
-    assert ours - bare < 0.1
+    assert ours - bare < 0.1 * max(1, bare / 0.007)
 
 
 def test_the_version_is_that_of_the_package() -> None:
