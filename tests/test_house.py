@@ -159,11 +159,12 @@ def test_importing_tfdoc_imports_no_torch() -> None:
 
 
 def test_a_ledger_starts_in_a_tenth_of_a_second() -> None:
-    """CPU time above that of Python alone, the least of a few disturbed by others."""
+    """CPU time above that of Python alone; more where that too takes more than 7 ms."""
     code = "import time; {}; print(time.process_time())"
     ours = code.format("import tfdoc; tfdoc.ledger({'model_type': 'llama'}).total")
     bare = min(float(fresh(code.format("pass"))) for _ in range(5))
-    assert min(float(fresh(ours)) for _ in range(5)) - bare < 0.1
+    above = min(float(fresh(ours)) for _ in range(5)) - bare
+    assert above < 0.1 * max(1, bare / 0.007)
 
 
 def test_importing_a_component_imports_torch_and_little_else() -> None:
