@@ -157,7 +157,7 @@ for name, recipe in to_llama(50_257, 768, 12, 12, 1024).items():
         model(ids, cache=cache)
     count = sum(p.numel() for p in model.parameters())
     rows[name] = count, counter.get_total_flops(), cache.nbytes, *found[name]
-columns = ["million numbers", "MFLOPs a token", "cache a token, kB"]
+columns = ["numbers, M", "MFLOPs", "cache, kB"]  # the last two a token
 table = pd.DataFrame(rows, [*columns, "seed 0", "seed 1"]).T
 table[columns] /= [1e6, 1024e6, 1024e3]
 change = table[["seed 0", "seed 1"]].diff()
