@@ -28,7 +28,7 @@ def vectors(name: str, x: Any, width: int | None = None, *, ndim: int = 1) -> No
             f"{name} must have at least {ndim} dimensions, got shape {tuple(x.shape)}; "
             "add the missing ones with x[None]"
         )
-    if width is not None and x.shape[-1] != width:
+    if width is not None and x.size(-1) != width:
         raise ValueError(
             f"the last dimension of {name} must be {width}, "
             f"got {x.shape[-1]} in shape {tuple(x.shape)}"
