@@ -20,7 +20,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go strictly down these floors; what stands beside the house serves no floor.
 FLOORS = [
-    {"_checks", "_tensor_checks", "_follow", "_emulate", "_grouped", "_rms"},
+    {"_checks", "_tensor_checks", "_follow", "_emulate", "_grouped", "_rms"}
+    | {"_linear"},
     {"_stage", "scalings"},
     {"parts", "presets", "probe", "masks", "norms", "feedforward", "balancing"}
     | {"positions", "layouts", "long_context", "absolute", "biases"},

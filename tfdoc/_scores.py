@@ -88,11 +88,10 @@ def check_heads(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None
 ) -> float:
     """Refuse what does not fit together; return the scale in use."""
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        vectors(name, x, ndim=2)
+    vectors("query", query, ndim=2)
+    vectors("key", key, query.shape[-1], ndim=2)
+    vectors("value", value, ndim=2)
     q, k, v = query.shape, key.shape, value.shape
-    if k[-1] != q[-1]:
-        vectors("key", key, q[-1])
     if k[:-1] != v[:-1]:
         raise ValueError(
             f"key and value must agree in all but the last dimension, got "
@@ -104,6 +103,6 @@ def check_heads(
             f"query of shape {tuple(q)} and key of shape {tuple(k)} "
             "must agree in all dimensions before tokens (heads may differ with four)"
         )
-    if grouped and q[1] != k[1]:
+    if grouped and q[1] % k[1]:
         divides("key heads", k[1], "query heads", q[1])
     return query.shape[-1] ** -0.5 if scale is None else positive("scale", scale)

@@ -38,7 +38,7 @@ def vectors(name: str, x: Any, width: int | None = None, *, ndim: int = 1) -> No
 def batch_of_vectors(name: str, x: Any, width: int) -> None:
     """Refuse anything but a floating-point tensor of shape (B, T, `width`)."""
     vectors(name, x, width)
-    if x.ndim != 3:
+    if x.dim() != 3:
         raise ValueError(
             f"{name} must have shape (batch, tokens, {width}), got {tuple(x.shape)}; "
             "a single sequence needs x[None]"

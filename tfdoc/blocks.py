@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from tfdoc._call import AttentionCall, PairCall
 from tfdoc._checks import positive_int, probability
-from tfdoc._tensor_checks import batch_of_vectors
 from tfdoc.moe import MixtureOfExperts
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
@@ -56,7 +55,7 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(probability("dropout", dropout))
 
     def _drop(self, x: Tensor) -> Tensor:
-        """Drop in training; in evaluation not even the call is made, for decoding."""
+        """Drop in training; in evaluation not even the call is made."""
         out: Tensor = self.dropout(x) if self.training else x
         return out
 
@@ -114,7 +113,6 @@ class PreNormBlock(_Block):
 
     def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
-        batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(self.attn_norm(x), **call)
         x = x + self._drop(read)
         branch: Tensor = self._drop(self._feed(self.ffn_norm(x), call))
@@ -162,7 +160,6 @@ class PostNormBlock(_Block):
 
     def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
-        batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(x, **call)
         x = self.attn_norm(x + self._drop(read))
         out: Tensor = self.ffn_norm(x + self._drop(self._feed(x, call)))

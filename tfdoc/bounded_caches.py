@@ -41,33 +41,34 @@ class PreallocatedCache(Cache):
         super().__init__()
         self.max_length = positive_int("max_length", max_length)
 
-    def update(
-        self, key: Tensor, value: Tensor, positions: Places | None = None
-    ) -> tuple[Tensor, Tensor, Places]:
-        """Write tokens behind those held, and return what their queries may see."""
+    def _check(self, key: Tensor, value: Tensor) -> None:
+        super()._check(key, value)
         tokens = key.shape[-2]
         if self.length + tokens > self.max_length:
             raise ValueError(
                 f"the cache has room for max_length={self.max_length} tokens and holds "
                 f"{self.length}; {tokens} more do not fit"
             )
-        return super().update(key, value, positions)
 
     def _add(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Places]:
-        end, start = self.length, self.length - key.shape[-2]
+        tokens = key.shape[-2]
         if self.key is None or self.value is None:
-            self.key, self.value = (self._room(x) for x in (key, value))
-        self.key[..., start:end, :] = key
-        self.value[..., start:end, :] = value
-        return self.held()
+            self.key, self.value = self._room(key), self._room(value)
+        self.key.narrow(-2, self.length - tokens, tokens).copy_(key)
+        self.value.narrow(-2, self.length - tokens, tokens).copy_(value)
+        return self._seen(self.key, self.value)
 
     def _room(self, x: Tensor) -> Tensor:
         return x.new_empty(*x.shape[:-2], self.max_length, x.shape[-1])
 
     def held(self) -> tuple[Tensor, Tensor, Places]:
         """Return keys, values and positions without adding any."""
-        key, value, at = super().held()
-        return key[..., : self.length, :], value[..., : self.length, :], at
+        key, value, _ = super().held()
+        return self._seen(key, value)
+
+    def _seen(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Places]:
+        at = 0 if self._at is None else self._at
+        return key.narrow(-2, 0, self.length), value.narrow(-2, 0, self.length), at
 
     def _crop(self, keep: int) -> None:
         """Leave the room as it is: what lies beyond the length is not read."""

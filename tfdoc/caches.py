@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +69,7 @@ class Cache(ABC):
         ValueError
             If shapes do not fit what is held, or there is no more room.
         """
-        _like("key", key, self.key)
-        _like("value", value, self.value)
+        self._check(key, value)
         tokens = key.shape[-2]
         if isinstance(positions, Tensor) or (
             positions is not None and positions != self.length
@@ -79,6 +79,23 @@ class Cache(ABC):
             self._place(self.ahead(tokens), tokens, key.device)
         self.length += tokens
         return self._add(key, value)
+
+    def _check(self, key: Tensor, value: Tensor) -> None:
+        """Refuse what does not continue what is held."""
+        pairs: Any = ("key", key, self.key), ("value", value, self.value)
+        for name, new, old in pairs:
+            if old is not None and isinstance(new, Tensor) and new.dtype is old.dtype:
+                shape, held = new.shape, old.shape
+                if shape[:-2] == held[:-2] and shape[-1] == held[-1]:
+                    continue
+            vectors(name, new, ndim=4)
+            if old is not None:
+                raise ValueError(
+                    f"{name} of shape {tuple(new.shape)} and {new.dtype} does not "
+                    f"continue what the cache holds, shape {tuple(old.shape)} and "
+                    f"{old.dtype}: all but the tokens must agree; a new batch needs a "
+                    "new cache"
+                )
 
     @abstractmethod
     def _add(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Places]:
@@ -197,16 +214,3 @@ class GrowingCache(Cache):
             value = torch.cat([self.value, value], -2)
         self.key, self.value = key, value
         return self.held()
-
-
-def _like(name: str, new: Tensor, old: Tensor | None) -> None:
-    vectors(name, new, ndim=4)
-    if old is None:
-        return
-    (*outer, _, width), (*held, _, old_width) = new.shape, old.shape
-    if outer != held or width != old_width:
-        raise ValueError(
-            f"{name} of shape {tuple(new.shape)} does not continue what the cache "
-            f"holds, shape {tuple(old.shape)}: all but the tokens must agree; a new "
-            "batch needs a new cache"
-        )

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from torch import Tensor, nn
 
 from tfdoc._call import PairCall
-from tfdoc._tensor_checks import Positions, batch_of_vectors
+from tfdoc._tensor_checks import Positions
 from tfdoc.blocks import _Block
 from tfdoc.cache_stacks import PairedCache
 from tfdoc.caches import Cache
@@ -107,7 +107,6 @@ class PreNormCrossBlock(_CrossBlock):
         Positions of the context are as in :class:`~tfdoc.MultiHeadAttention`; the other
         keywords go to the self-attention.
         """
-        batch_of_vectors("x", x, self.embed_dim)
         own, other = (cache.own, cache.context) if cache else (None, None)
         asked = {"context": context, "context_positions": context_positions}
         read = self.attention(self.attn_norm(x), **call, cache=own)
@@ -173,7 +172,6 @@ class PostNormCrossBlock(_CrossBlock):
         Positions of the context are as in :class:`~tfdoc.MultiHeadAttention`; the other
         keywords go to the self-attention.
         """
-        batch_of_vectors("x", x, self.embed_dim)
         own, other = (cache.own, cache.context) if cache else (None, None)
         asked = {"context": context, "context_positions": context_positions}
         x = self.attn_norm(x + self._drop(self.attention(x, **call, cache=own)))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tfdoc._checks import flag, number, positive, positive_int, probability
+from tfdoc._linear import linear
 from tfdoc._tensor_checks import Positions, describe, vectors
 from tfdoc.parts import Part
 
@@ -109,14 +110,14 @@ class TokenEmbedding(nn.Module):
                 "this embedding has no table of its own; give it that of the other, "
                 "embed(tokens, weight=other.weight)"
             )
-        x = F.embedding(_tokens(tokens, self.vocab_size), table)
+        x = _rows(tokens, table)
         if self.scale != 1:
             x = x * self.scale
         if self.positions is not None:
             x = self.positions(x, positions)
         if self.norm is not None:
             x = self.norm(x)
-        out: Tensor = self.dropout(x)
+        out: Tensor = self.dropout(x) if self.training else x
         return out
 
     def extra_repr(self) -> str:
@@ -198,7 +199,7 @@ class Head(nn.Module):
                 "a tied head is called with the weight of the embedding, "
                 "head(x, embed.weight), and another one without"
             )
-        logits = F.linear(x, weight if self.weight is None else self.weight, self.bias)  # type: ignore[arg-type]
+        logits = linear(x, weight if self.weight is None else self.weight, self.bias)  # type: ignore[arg-type]
         if self.scale != 1:
             logits = logits * self.scale
         if self.softcap is not None:
@@ -214,7 +215,8 @@ class Head(nn.Module):
         return ", ".join([f"{self.embed_dim}, {self.vocab_size}", *given])
 
 
-def _tokens(tokens: object, vocab_size: int) -> Tensor:
+def _rows(tokens: object, table: Tensor) -> Tensor:
+    """Look tokens up, shape (B, T), in a table of shape (V, D)."""
     if (
         not isinstance(tokens, Tensor)
         or tokens.is_floating_point()
@@ -229,12 +231,11 @@ def _tokens(tokens: object, vocab_size: int) -> Tensor:
             f"tokens must have shape (batch, tokens), got {tuple(tokens.shape)}; "
             "a single sequence needs tokens[None]"
         )
-    plain = tokens.device.type == "cpu" and not torch.compiler.is_compiling()
-    if plain and tokens.numel():
-        low, high = tokens.aminmax()
-        if low < 0 or high >= vocab_size:
-            raise ValueError(
-                f"tokens must be from 0 to {vocab_size - 1} (vocab_size={vocab_size}), "
-                f"got {int(low)} to {int(high)}"
-            )
-    return tokens
+    try:
+        return F.embedding(tokens, table)
+    except IndexError:
+        low, high = (int(end) for end in tokens.aminmax())
+        raise ValueError(
+            f"tokens must be from 0 to {len(table) - 1} (vocab_size={len(table)}), "
+            f"got {low} to {high}"
+        ) from None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tfdoc._checks import positive_int, probability
+from tfdoc._linear import Linear
 from tfdoc._tensor_checks import vectors
 from tfdoc.probe import Probe
 
@@ -68,13 +69,11 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
-        self.up_proj = nn.Linear(
-            embed_dim, positive_int("hidden_dim", hidden_dim), bias
-        )
+        self.up_proj = Linear(embed_dim, positive_int("hidden_dim", hidden_dim), bias)
         self.activation = _callable(activation)
         self.hidden = Probe()
         self.dropout = nn.Dropout(probability("dropout", dropout))
-        self.down_proj = nn.Linear(hidden_dim, embed_dim, bias)
+        self.down_proj = Linear(hidden_dim, embed_dim, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of `x`, shape (..., D), on its own; the shape stays."""
@@ -138,12 +137,12 @@ class GatedFeedForward(nn.Module):
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
         positive_int("hidden_dim", hidden_dim)
-        self.gate_proj = nn.Linear(embed_dim, hidden_dim, bias)
-        self.up_proj = nn.Linear(embed_dim, hidden_dim, bias)
+        self.gate_proj = Linear(embed_dim, hidden_dim, bias)
+        self.up_proj = Linear(embed_dim, hidden_dim, bias)
         self.activation = _callable(activation)
         self.gate, self.hidden = Probe(), Probe()
         self.dropout = nn.Dropout(probability("dropout", dropout))
-        self.down_proj = nn.Linear(hidden_dim, embed_dim, bias)
+        self.down_proj = Linear(hidden_dim, embed_dim, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of `x`, shape (..., D), on its own; the shape stays."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tfdoc._call import added_scores, allowed_pairs, lined_up, places
 from tfdoc._checks import positive_int
 from tfdoc._given import build_core, given_mask, given_rotary
+from tfdoc._linear import Linear
 from tfdoc._scores import BiasLike, MaskLike
 from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.caches import Cache
@@ -125,16 +126,16 @@ class LatentAttention(nn.Module):
             embed_dim if query_rank is None else positive_int("query_rank", query_rank)
         )
         if query_rank is not None:
-            self.q_a_proj = nn.Linear(embed_dim, query_rank, bias=False)
+            self.q_a_proj = Linear(embed_dim, query_rank, bias=False)
             self.q_a_norm = norm.build(query_rank)
-        queries = nn.Linear(inner, num_heads * width, bias=False)
+        queries = Linear(inner, num_heads * width, bias=False)
         self.add_module("q_proj" if query_rank is None else "q_b_proj", queries)
-        self.kv_a_proj = nn.Linear(embed_dim, kv_rank + self.turned_dim, bias=False)
+        self.kv_a_proj = Linear(embed_dim, kv_rank + self.turned_dim, bias=False)
         self.kv_a_norm = norm.build(kv_rank)
         both = num_heads * (self.plain_dim + self.value_dim)
-        self.kv_b_proj = nn.Linear(kv_rank, both, bias=False)
+        self.kv_b_proj = Linear(kv_rank, both, bias=False)
         self.core = build_core(_scaled(core, width**-0.5), num_heads)
-        self.o_proj = nn.Linear(num_heads * self.value_dim, embed_dim, bias=False)
+        self.o_proj = Linear(num_heads * self.value_dim, embed_dim, bias=False)
 
     def forward(
         self,
@@ -158,7 +159,8 @@ class LatentAttention(nn.Module):
         )  # (B, 1, T, R), (B, 1, T, d)
         latent, key_at = self.kv_a_norm(latent), at
         if self.rotary is not None:
-            turned, key = self.rotary(turned, at), self.rotary(key, at)
+            turns = self.rotary.turns(turned, at)
+            turned, key = self.rotary.turn(turned, turns), self.rotary.turn(key, turns)
         if cache is not None:
             latent, key, key_at = cache.update(latent, key, at)
         shape = (*plain.shape[:-1], key.shape[-2])

@@ -13,6 +13,7 @@ from tfdoc._given import (
     given_mask,
     given_rotary,
 )
+from tfdoc._linear import Linear
 from tfdoc._scores import BiasLike, MaskLike
 from tfdoc._tensor_checks import Positions, batch_of_vectors
 from tfdoc.biases import Bias
@@ -115,13 +116,13 @@ class MultiHeadAttention(nn.Module):
         self.position_bias = given_bias(position_bias, num_heads)
 
         inner, outer = _biased(bias)
-        self.q_proj = nn.Linear(embed_dim, num_heads * self.head_dim, inner)
-        self.k_proj = nn.Linear(embed_dim, num_kv_heads * self.head_dim, inner)
-        self.v_proj = nn.Linear(embed_dim, num_kv_heads * self.value_dim, inner)
+        self.q_proj = Linear(embed_dim, num_heads * self.head_dim, inner)
+        self.k_proj = Linear(embed_dim, num_kv_heads * self.head_dim, inner)
+        self.v_proj = Linear(embed_dim, num_kv_heads * self.value_dim, inner)
         self.q_norm = build_norm(qk_norm, self.head_dim, num_heads)
         self.k_norm = build_norm(qk_norm, self.head_dim, num_kv_heads)
         self.core = build_core(core, num_heads)
-        self.o_proj = nn.Linear(num_heads * self.value_dim, embed_dim, outer)
+        self.o_proj = Linear(num_heads * self.value_dim, embed_dim, outer)
 
     def forward(
         self,
@@ -172,9 +173,13 @@ class MultiHeadAttention(nn.Module):
         """
         batch_of_vectors("x", x, self.embed_dim)
         at = places(positions, x, cache if context is None else None)
-        query = self._turned(self.q_proj(x), self.q_norm, at)  # (B, H, T, d)
+        query = _heads(self.q_proj(x), self.head_dim, self.q_norm)  # (B, H, T, d)
+        turns = None
+        if self.rotary is not None:  # looked up once, for queries and keys
+            turns = self.rotary.turns(query, at)
+            query = self.rotary.turn(query, turns)
         if context is None:
-            key, value, key_at = self._keys(x, at)
+            key, value, key_at = self._keys(x, at, turns)
             if cache is not None:
                 key, value, key_at = cache.update(key, value, key_at)
         else:
@@ -184,16 +189,24 @@ class MultiHeadAttention(nn.Module):
         plain = mask is None and context is None
         if not (plain and lined_up(self.mask, at, key_at)):
             allowed = allowed_pairs((self.mask, mask), shape, at, key_at, x.device)
-        biases = (self.position_bias, position_bias)
-        bias = added_scores(biases, shape, at, key_at, x.device)
+        bias = None
+        if not (position_bias is self.position_bias is None):
+            biases = (self.position_bias, position_bias)
+            bias = added_scores(biases, shape, at, key_at, x.device)
         heads = self.core(query, key, value, allowed, bias=bias)  # (B, H, T, d_v)
         out: Tensor = self.o_proj(heads.transpose(1, 2).flatten(2))
         return out
 
-    def _keys(self, x: Tensor, at: Places) -> tuple[Tensor, Tensor, Places]:
+    def _keys(
+        self, x: Tensor, at: Places, turns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Places]:
         """Return keys (B, G, T, d) and values (B, G, T, d_v) of `x`, and their places."""
-        value = _split(self.v_proj(x), self.value_dim).transpose(1, 2)
-        return self._turned(self.k_proj(x), self.k_norm, at), value, at
+        key = _heads(self.k_proj(x), self.head_dim, self.k_norm)
+        value = _heads(self.v_proj(x), self.value_dim)
+        if self.rotary is not None:
+            turns = self.rotary.turns(key, at) if turns is None else turns
+            key = self.rotary.turn(key, turns)
+        return key, value, at
 
     def _asked(
         self, x: Tensor, context: Tensor, positions: Positions, cache: Cache | None
@@ -210,12 +223,6 @@ class MultiHeadAttention(nn.Module):
         keys = self._keys(context, places(positions, context))
         return keys if cache is None else cache.update(*keys)
 
-    def _turned(self, x: Tensor, norm: nn.Module | None, at: Places) -> Tensor:
-        """Split (B, T, heads * d) into (B, heads, T, d); normalise and turn it."""
-        heads = _split(x, self.head_dim)
-        heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-        return heads if self.rotary is None else self.rotary(heads, at)
-
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
         shown = f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
@@ -228,9 +235,10 @@ class MultiHeadAttention(nn.Module):
         return shown + "".join(f", {k}={v}" for k, v in extras if v is not None)
 
 
-def _split(x: Tensor, width: int) -> Tensor:
-    """View (B, T, heads * width) as (B, T, heads, width)."""
-    return x.reshape(*x.shape[:-1], x.shape[-1] // width, width)
+def _heads(x: Tensor, width: int, norm: nn.Module | None = None) -> Tensor:
+    """Split (B, T, heads * width) into (B, heads, T, width), and normalise each head."""
+    heads = x.reshape(*x.shape[:-1], x.shape[-1] // width, width)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
 def _widths(

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tfdoc._checks import one_of, positive, positive_int
 from tfdoc._tensor_checks import vectors
@@ -186,15 +186,13 @@ class RoPE:
             Shape and dtype as in `x`, and lengths too where no scaling changes them.
         """
         vectors("x", x, ndim=4)
-        turns = self._turns(x, positions)
-        width = 2 * turns.shape[-1]
-        if width == x.shape[-1]:
-            return self._turn(x, turns)
-        turned = self._turn(x[..., :width].contiguous(), turns)
-        return torch.cat([turned, x[..., width:]], -1)
+        return self.turn(x, self.turns(x, positions))
 
-    def _turn(self, x: Tensor, turns: Tensor) -> Tensor:
-        """Multiply the pairs of `x` as complex numbers."""
+    def turn(self, x: Tensor, turns: Tensor) -> Tensor:
+        """Turn `x`, shape (B, H, T, head_dim), by what :meth:`turns` returned."""
+        if (width := 2 * turns.shape[-1]) != x.shape[-1]:
+            turned = self.turn(x[..., :width].contiguous(), turns)
+            return torch.cat([turned, x[..., width:]], -1)
         exact = x if x.dtype is torch.float64 else x.float()
         if self.layout == "half":
             near, far = exact.chunk(2, -1)
@@ -202,11 +200,27 @@ class RoPE:
             sin = torch.cat([-turns.imag, turns.imag], -1)
             other = torch.cat([far, near], -1)
             return (exact * cos).addcmul_(other, sin).type_as(x)
+        if exact.stride(-1) != 1:  # a complex number's two halves lie side by side
+            exact = exact.contiguous()
         pairs = torch.view_as_complex(exact.reshape(*x.shape[:-1], x.shape[-1] // 2, 2))
         return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
 
-    def _turns(self, x: Tensor, positions: Tensor | int | None) -> Tensor:
-        """Return the table for the tokens of `x`, in its precision."""
+    def turns(self, x: Tensor, positions: Tensor | int | None = None) -> Tensor:
+        """Return what turns the tokens of `x`: the same for its queries and its keys.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (B, H, T, head_dim).
+        positions : int or Tensor of int, optional
+            As in a call.
+
+        Returns
+        -------
+        Tensor of complex64
+            Shape (T, head_dim / 2), or (B, 1, T, head_dim / 2) where rows differ;
+            complex128 for an `x` of float64.
+        """
         double = x.dtype is torch.float64
         dtype = torch.complex128 if double else torch.complex64
         if isinstance(positions, Tensor):
@@ -263,8 +277,6 @@ def _kept(*where: object) -> Tensor:
 
 def _may_keep(x: Tensor) -> bool:
     """Say whether a table made now is one of plain numbers that outlive this call."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-        return False
-    if type(x) not in (Tensor, nn.Parameter) or x.device.type == "meta":
+    if type(x) is not Tensor or x.is_meta or torch.compiler.is_compiling():
         return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

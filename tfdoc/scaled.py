@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tfdoc._call import AttentionCall
 from tfdoc._checks import positive, positive_int
-from tfdoc._tensor_checks import batch_of_vectors
 from tfdoc.blocks import _Block
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
@@ -180,7 +179,6 @@ class DeepNormBlock(_Block):
 
     def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
-        batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(x, **call)
         x = self.attn_norm(self.alpha * x + self._drop(read))
         branch = self._drop(self._feed(x, call))

@@ -7,7 +7,6 @@ from typing import Unpack
 from torch import Tensor, nn
 
 from tfdoc._call import AttentionCall
-from tfdoc._tensor_checks import batch_of_vectors
 from tfdoc.blocks import _Block
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
@@ -68,7 +67,6 @@ class OutputNormBlock(_Block):
 
     def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
-        batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(x, **call)
         x = x + self._drop(self.attn_norm(read))
         branch: Tensor = self._drop(self.ffn_norm(self._feed(x, call)))
@@ -145,7 +143,6 @@ class SandwichBlock(_Block):
 
     def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
-        batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(self.attn_norm(x), **call)
         x = x + self._drop(self.attn_out_norm(read))
         branch = self.ffn_out_norm(self._feed(self.ffn_norm(x), call))
@@ -206,7 +203,6 @@ class ParallelBlock(_Block):
 
     def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
-        batch_of_vectors("x", x, self.embed_dim)
         normed = self.norm(x)
         read = self.attention(normed, **call)
         branch = self._feed(normed, call)
@@ -260,7 +256,6 @@ class TwoNormParallelBlock(_Block):
 
     def forward(self, x: Tensor, **call: Unpack[AttentionCall]) -> Tensor:
         """Transform `x`, shape (B, T, D); the keywords are those of the attention."""
-        batch_of_vectors("x", x, self.embed_dim)
         read = self.attention(self.attn_norm(x), **call)
         branch = self._feed(self.ffn_norm(x), call)
         out: Tensor = x + self._drop(read) + self._drop(branch)

@@ -1,0 +1,43 @@
+"""A linear layer that is fast for the single token of decoding as well."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Measured with MKL on an AMD processor, out of cache: the products of a matrix with one
+# to four vectors read it at 8 to 18 GB/s where its vectors are short, a batch of
+# smaller products at 25; above 3072 numbers a vector the one product is the faster.
+_PARTS, _ROWS, _WIDTH = 8, 4, 3072
+
+
+class Linear(nn.Linear):
+    """:class:`torch.nn.Linear`, up to three times faster for one token on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute :math:`x W^T + b` for `x` of shape (..., in_features)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute :func:`torch.nn.functional.linear`, in parts for a token of few rows."""
+    if x.ndim == 3 and x.shape[1] == 1 and x.is_cpu and _in_parts(x, weight):
+        rows = x[:, 0]
+        y = torch.bmm(
+            weight.view(_PARTS, -1, rows.shape[1]), rows.mT.expand(_PARTS, -1, -1)
+        )
+        y = y.view(-1, len(rows)).mT.contiguous().unsqueeze(1)
+        return y if bias is None else y + bias
+    return F.linear(x, weight, bias)
+
+
+def _in_parts(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.dtype is weight.dtype is torch.float32
+        and not torch.compiler.is_compiling()  # which chooses its own products
+        and 0 < len(x) <= _ROWS
+        and x.shape[2] == weight.shape[1] <= _WIDTH
+        and len(weight) % _PARTS == 0
+        and weight.is_contiguous()
+    )
