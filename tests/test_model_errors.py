@@ -64,12 +64,17 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "another batch": (
         lambda: filled().update(*torch.randn(2, 3, 1, 1, 4)),
         ValueError,
-        r"key of shape \(3, 1, 1, 4\) does not continue .* a new batch needs a new cache",
+        r"key of shape \(3, 1, 1, 4\) and torch.float32 does not continue .* a new batch needs a new cache",
+    ),
+    "another precision": (
+        lambda: filled().update(*torch.randn(2, 2, 1, 1, 4).bfloat16()),
+        ValueError,
+        r"key of shape \(2, 1, 1, 4\) and torch.bfloat16 does not continue",
     ),
     "another width": (
         lambda: filled().update(torch.randn(2, 1, 1, 4), torch.randn(2, 1, 1, 5)),
         ValueError,
-        r"value of shape \(2, 1, 1, 5\) does not continue",
+        r"value of shape \(2, 1, 1, 5\) and torch.float32 does not continue",
     ),
     "no heads": (
         lambda: t.GrowingCache().update(torch.randn(2, 3, 4), torch.randn(2, 3, 4)),

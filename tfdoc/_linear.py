@@ -13,7 +13,7 @@ _PARTS, _ROWS, _WIDTH = 8, 4, 3072
 
 
 class Linear(nn.Linear):
-    """:class:`torch.nn.Linear`, up to three times faster for one token on a CPU."""
+    """:class:`torch.nn.Linear`, faster for the one token of decoding on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute :math:`x W^T + b` for `x` of shape (..., in_features)."""
