@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import peft
 import pytest
@@ -11,15 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, export
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tfdoc import GatedFeedForward, MultiHeadAttention, RoPE
 from tfdoc._linear import Linear, linear
 
 
+class Operations(TorchDispatchMode):
+    """The names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("out", [1, 8, 24, 50])
 @pytest.mark.parametrize(
-    "shape", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (0, 1), (1, 2), (1,), (2, 1, 1)]
+    "shape", [(1, 1), (2, 1), (3, 1), (64, 1), (65, 1), (0, 1), (1, 2), (1,), (2, 1, 1)]
 )
 def test_it_is_the_linear_layer_of_torch(
     shape: tuple[int, ...], out: int, bias: bool
@@ -45,9 +62,16 @@ def test_it_is_the_linear_layer_of_torch(
     ids=["transposed", "float64", "bfloat16", "wide"],
 )
 def test_other_weights_take_the_one_product(make: Callable[[], Tensor]) -> None:
+    """In parts a transposed matrix is ten times slower, a wide one slower."""
     weight = make()
     x = torch.randn(1, 1, weight.shape[1]).to(weight.dtype)
-    assert torch.equal(linear(x, weight), F.linear(x, weight))
+    with Operations() as seen:
+        out = linear(x, weight)
+    assert torch.equal(out, F.linear(x, weight))
+    assert "bmm" not in seen.names
+    with Operations() as seen:
+        linear(x[..., :16].float(), weight[:, :16].float().contiguous())
+    assert ("bmm" in seen.names) == (x.device.type == "cpu")
 
 
 def test_a_wrong_width_is_refused_as_torch_does() -> None:

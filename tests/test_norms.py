@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -206,3 +207,20 @@ def test_norms_equal_those_of_hugging_face(
     # Both round once; the order of a sum may move one of the last bits.
     rounding = torch.finfo(dtype).eps
     torch.testing.assert_close(ours(x), theirs(x), rtol=2 * rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8), (3, 1, 2, 8), (3, 2, 8)])
+@pytest.mark.parametrize("kind", [RMSNorm, UnitOffsetRMSNorm])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_token_is_normalised_like_many(
+    shape: tuple[int, ...], kind: type[RMSNorm], dtype: torch.dtype
+) -> None:
+    """Decoding calls torch's own norm, which warns where the weight is float32."""
+    norm, x = kind(8, eps=0.1), torch.randn(shape).to(dtype)
+    norm.weight.data.normal_()
+    weight = norm.weight if kind is RMSNorm else 1 + norm.weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = norm(x)
+    assert out.dtype is dtype
+    torch.testing.assert_close(out, plain_rms_norm(x, weight, 0.1))
