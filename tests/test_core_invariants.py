@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import Gemma2Config, GptOssConfig
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention
@@ -59,6 +61,20 @@ EACH_MASK = pytest.mark.parametrize("mask", MASKS, ids=str)
 @pytest.fixture(params=CORES)
 def core(request: pytest.FixtureRequest) -> DotProductCore:
     return CORES[request.param]()
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the size of the largest tensor that an operation returns."""
+
+    size = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        self.size = max([self.size, *(x.numel() for x in tensors)])
+        return out
 
 
 def exactly(core: DotProductCore, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -280,6 +296,22 @@ def test_a_band_in_blocks_is_the_band(
     q = torch.randn(1, 2, tokens, 4, dtype=torch.float64, device="cpu")
     k = torch.randn(1, 1, tokens + more, 4, dtype=torch.float64, device="cpu")
     equal(fused_attention(q, k, k, mask), attention(q, k, k, mask))
+    sink = drawn(SinkCore(num_heads=2)).double().cpu()
+    equal(sink(q, k, k, mask), exactly(sink, q, k, k, mask)[0])
+
+
+@pytest.mark.parametrize("mask", [None, Causal(), Causal() & Window(9)], ids=str)
+@pytest.mark.parametrize("value", [2, 8, 40], ids="values of {}".format)
+def test_a_sink_holds_no_matrix(mask: Mask | None, value: int) -> None:
+    core, T = drawn(SinkCore(num_heads=4)), 300
+    inputs = [torch.randn(2, n, T, w) for n, w in ((4, 8), (2, 8), (2, value))]
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        out = core(*inputs, mask)
+    torch.testing.assert_close(
+        out, exactly(core, *inputs, mask)[0], rtol=1e-4, atol=1e-5
+    )
+    if value <= 16:  # else torch has no kernel for it
+        assert largest.size < T * T
 
 
 def test_a_band_is_how_far_back_and_ahead() -> None:

@@ -909,6 +909,12 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "init must be above 0, got 0",
     ),
     (
+        "a fixed scale of zero",
+        lambda: t.ResidualScale(8, branch=t.part(t.FeedForward), scale=0),
+        ValueError,
+        "scale must be above 0, got 0",
+    ),
+    (
         "an infinite alpha",
         lambda: deep(alpha=INF),
         ValueError,

@@ -53,6 +53,7 @@ from tfdoc import (
     ParallelBlock,
     PostNormBlock,
     PreNormBlock,
+    ResidualScale,
     ReZero,
     RMSNorm,
     RoPE,
@@ -334,6 +335,15 @@ def test_layer_scale_by_hand() -> None:
     drawn(scaled)
     mask = Causal()
     equal(scaled(x, mask=mask), scaled.scale * scaled.branch(x, mask=mask))
+
+
+def test_a_residual_scale_by_hand() -> None:
+    scaled = ResidualScale(8, branch=PARTS["attention"], scale=0.25).double()
+    x, mask = randn64(2, 3, 8), Causal()
+    equal(scaled(x, mask=mask), 0.25 * scaled.branch(x, mask=mask))
+    assert set(scaled.state_dict()) == {
+        f"branch.{name}" for name in scaled.branch.state_dict()
+    }
 
 
 def test_rezero_without_norms_is_the_identity_and_learns() -> None:

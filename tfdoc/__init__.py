@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         TopK,
         TopP,
     )
-    from tfdoc.scaled import DeepNormBlock, LayerScale, ReZero
+    from tfdoc.scaled import DeepNormBlock, LayerScale, ResidualScale, ReZero
     from tfdoc.scalings import (
         DynamicNTKScaling,
         LinearScaling,
@@ -134,6 +134,7 @@ __all__ = [
     "Rehearsal",
     "RelativeBias",
     "RepetitionPenalty",
+    "ResidualScale",
     "RoPE",
     "Rule",
     "SandwichBlock",
@@ -224,7 +225,7 @@ if not TYPE_CHECKING:
         "rehearsal": "Rehearsal rehearse",
         "routers": "SigmoidRouter SoftmaxRouter",
         "sampling": "MinP RepetitionPenalty Rule Temperature TopK TopP",
-        "scaled": "DeepNormBlock LayerScale ReZero",
+        "scaled": "DeepNormBlock LayerScale ReZero ResidualScale",
         "score_cores": "SinkCore SoftcapCore",
         "seq2seq": "EncoderDecoder",
         "tokenization": "byte_tokenizer train_bpe",

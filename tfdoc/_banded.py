@@ -57,14 +57,18 @@ def in_band(
     value: Tensor,
     back: float,
     ahead: float,
+    always: int = 0,
     **settings: Any,
 ) -> Tensor:
     """Attend to keys at most so far back and ahead, block by block of queries.
 
     Time and memory grow with tokens times band, not with their square. The queries are
-    the last of the keys.
+    the last of the keys. The first keys, `always` of them, are seen from everywhere and
+    do not count.
     """
-    keys, offset = key.shape[-2], key.shape[-2] - query.shape[-2]
+    keys = key.shape[-2] - always
+    offset = keys - query.shape[-2]
+    back = min(back, keys)
     masks: dict[tuple[int, ...], Tensor] = {}  # blocks in the middle share one
     out = []
     for block in query.split(BLOCK, -2):
@@ -72,15 +76,16 @@ def in_band(
         first, last = max(0, offset - int(back)), int(min(keys, end + ahead))
         shape = (offset - first, block.shape[-2], last - first)
         if shape not in masks:
-            masks[shape] = _band(*shape, back, ahead, query)
-        seen = slice(first, last)
-        out.append(
-            kernel(
-                block, key[..., seen, :], value[..., seen, :], masks[shape], **settings
-            )
-        )
+            masks[shape] = F.pad(_band(*shape, back, ahead, query), (always, 0))
+        near, values = (_rows(x, always, first, last) for x in (key, value))
+        out.append(kernel(block, near, values, masks[shape], **settings))
         offset = end
     return torch.cat(out, -2)
+
+
+def _rows(x: Tensor, always: int, first: int, last: int) -> Tensor:
+    rows = x[..., always + first : always + last, :]
+    return torch.cat([x[..., :always, :], rows], -2) if always else rows
 
 
 def _band(

@@ -1,4 +1,4 @@
-"""Scaled residuals: a branch times a learned scale, and a stream times a fixed one."""
+"""Scaled residuals: a branch times a learned or a fixed scale, and a scaled stream."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from tfdoc.blocks import _Block
 from tfdoc.norms import LayerNorm
 from tfdoc.parts import Part, part
 
-__all__ = ["DeepNormBlock", "LayerScale", "ReZero"]
+__all__ = ["DeepNormBlock", "LayerScale", "ReZero", "ResidualScale"]
 
 
 class _Scaled(nn.Module):
-    """A branch and a learned scale of what it returns."""
+    """A branch and a scale of what it returns."""
 
-    def __init__(self, embed_dim: int, branch: Part[nn.Module], scale: Tensor) -> None:
+    scale: Tensor | float
+
+    def __init__(self, embed_dim: int, branch: Part[nn.Module]) -> None:
         super().__init__()
         if not isinstance(branch, Part):
             raise TypeError(
                 f"branch must be a part, got {type(branch).__name__}; "
                 "write part(Component, ...) instead of Component(...)"
             )
-        self.branch = branch.build(embed_dim)
-        self.scale = nn.Parameter(scale)
+        self.branch = branch.build(positive_int("embed_dim", embed_dim))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Transform `x` by the branch, with all other arguments; scale the result."""
@@ -71,11 +72,13 @@ class LayerScale(_Scaled):
     >>> torch.testing.assert_close(block(x), x, rtol=0, atol=1e-4)
     """
 
+    scale: nn.Parameter
+
     def __init__(
         self, embed_dim: int, *, branch: Part[nn.Module], init: float = 0.1
     ) -> None:
-        width = positive_int("embed_dim", embed_dim)
-        super().__init__(width, branch, torch.full((width,), positive("init", init)))
+        super().__init__(embed_dim, branch)
+        self.scale = nn.Parameter(torch.full((embed_dim,), positive("init", init)))
 
 
 class ReZero(_Scaled):
@@ -108,9 +111,54 @@ class ReZero(_Scaled):
     0
     """
 
+    scale: nn.Parameter
+
     def __init__(self, embed_dim: int, *, branch: Part[nn.Module]) -> None:
-        width = positive_int("embed_dim", embed_dim)
-        super().__init__(width, branch, torch.zeros(()))
+        super().__init__(embed_dim, branch)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+
+class ResidualScale(_Scaled):
+    r"""A branch times one fixed number: Granite's residual multiplier.
+
+    .. math:: y = s \cdot \operatorname{branch}(x)
+
+    Takes the place of a branch in any block, which adds y to the stream. With
+    :math:`s = 1/\sqrt{2L}` the 2L branches of L blocks, if they are independent, add as
+    much as one (Yang et al. 2023, arXiv:2310.02244, on depth).
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width D of the residual stream.
+    branch : Part
+        Attention, or a feed-forward network.
+    scale : float
+        s, 0.22 in Granite 3.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `branch` is not a part or `scale` no positive number.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tfdoc import FeedForward, ResidualScale, part
+    >>> ffn, x = part(FeedForward, hidden_dim=64), torch.randn(2, 5, 16)
+    >>> half = ResidualScale(16, branch=ffn, scale=0.5)
+    >>> torch.testing.assert_close(half(x), half.branch(x) / 2)
+    """
+
+    def __init__(
+        self, embed_dim: int, *, branch: Part[nn.Module], scale: float
+    ) -> None:
+        super().__init__(embed_dim, branch)
+        self.scale = positive("scale", scale)
+
+    def extra_repr(self) -> str:
+        """Return what the printed module shows."""
+        return f"scale={self.scale:g}"
 
 
 class DeepNormBlock(_Block):

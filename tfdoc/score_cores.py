@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tfdoc._banded import kernel
+from tfdoc._banded import in_band, kernel, one_query
 from tfdoc._checks import positive, positive_int
 from tfdoc._scores import (
     BiasLike,
@@ -16,6 +20,7 @@ from tfdoc._scores import (
     scaled_scores,
 )
 from tfdoc.cores import DotProductCore
+from tfdoc.masks import Mask
 
 __all__ = ["SinkCore", "SoftcapCore"]
 
@@ -114,8 +119,9 @@ class SinkCore(DotProductCore):
 
     Notes
     -----
-    The parameter ``sinks`` has shape (H,) and starts at 0. The fused form adds a key of
-    zeros with the sink as its bias, so it holds a matrix of queries and keys.
+    The parameter ``sinks`` has shape (H,) and starts at 0. The fused form adds a key that
+    scores the sink and has a value of zeros; under ``Causal()`` and windows no matrix of
+    queries and keys is held.
 
     Examples
     --------
@@ -144,18 +150,47 @@ class SinkCore(DotProductCore):
         dropout: float,
     ) -> Tensor:
         scale = check_heads(query, key, value, self.scale)
-        rule = mask_and_bias(mask, bias, query, key)
-        shape = (*query.shape[:-1], key.shape[-2])
-        if rule is None:
-            rule = query.new_zeros(shape[-2:])
-        elif rule.dtype is torch.bool:
-            rule = query.new_zeros(()).masked_fill(~rule, float("-inf"))
-        added = torch.cat(
-            [rule.expand(shape), self._sinks(query).expand(*shape[:-1], 1)], -1
-        )
-        none = [x.new_zeros(*x.shape[:-2], 1, x.shape[-1]) for x in (key, value)]
-        keys, values = torch.cat([key, none[0]], -2), torch.cat([value, none[1]], -2)
-        return kernel(query, keys, values, added, scale=scale, dropout_p=dropout)
+        tokens, keys, width = query.shape[-2], key.shape[-2], value.shape[-1]
+        band = mask.band() if isinstance(mask, Mask) and bias is None else None
+        rule: Tensor | None = None
+        if band is not None and tokens <= keys:
+            back, ahead = band
+            if tokens == 1 and back < keys - 1:  # all that the last position may see
+                first = keys - 1 - int(back)
+                key, value = key[..., first:, :], value[..., first:, :]
+        else:
+            rule, band = mask_and_bias(mask, bias, query, key), None
+        query, key, value = self._with_sink(query, key, value, scale)
+        settings: dict[str, Any] = {"scale": scale, "dropout_p": dropout}
+        if tokens == 1 or band is None:
+            if rule is not None:  # the sink is seen from everywhere
+                rule = rule.expand(*rule.shape[:-1], keys)
+                rule = F.pad(rule, (1, 0), value=rule.dtype is torch.bool)
+            attend = one_query if tokens == 1 else kernel
+            out = attend(query, key, value, rule, **settings)
+        elif (back, ahead) == (math.inf, 0) and tokens == keys:
+            # A query in front, which sees the sink only, makes the triangle square.
+            query = F.pad(query, (0, 0, 1, 0))
+            out = kernel(query, key, value, is_causal=True, **settings)[..., 1:, :]
+        else:
+            out = in_band(query, key, value, back, ahead, always=1, **settings)
+        return out[..., :width]
+
+    def _with_sink(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Put a key before the others whose score is the sink and whose value is 0.
+
+        One more channel, of which only this key has something, carries the sinks: heads
+        that share keys have sinks of their own, and no matrix holds them. It comes with
+        seven empty ones, since kernels want widths in eights.
+        """
+        sinks = (self._sinks(query) / scale).expand(*query.shape[:-1], 1)
+        query = F.pad(torch.cat([query, sinks], -1), (0, 7))
+        key = F.pad(key, (0, 8, 1, 0))
+        key[..., 0, -8] = 1
+        wider = max(0, key.shape[-1] - value.shape[-1])  # as wide as keys, for kernels
+        return query, key, F.pad(value, (0, wider, 1, 0))
 
     def _weigh(self, scores: Tensor, allowed: Tensor | None) -> Tensor:
         sinks = self._sinks(scores).expand(*scores.shape[:-1], 1)
