@@ -85,7 +85,8 @@ def gated(experts: Any) -> Visit:
     def visit(e: int, x: Tensor, weight: Tensor) -> Tensor:
         gate, up = (experts.gate_up_proj[e] @ x).split(len(experts.down_proj[e].T))
         hidden = gate / (1 + torch.exp(-gate)) * up
-        return weight * (experts.down_proj[e] @ hidden)
+        out: Tensor = weight * (experts.down_proj[e] @ hidden)
+        return out
 
     return visit
 
@@ -104,7 +105,9 @@ def clamped(experts: Any, limit: float = 7.0, alpha: float = 1.702) -> Visit:
         gate = torch.where(gate > limit, limit, gate)
         up = torch.where(up > limit, limit, torch.where(up < -limit, -limit, up))
         hidden = (up + 1) * gate / (1 + torch.exp(-alpha * gate))
-        return weight * (experts.down_proj[e] @ hidden + experts.down_proj_bias[e])
+        out = experts.down_proj[e] @ hidden + experts.down_proj_bias[e]
+        weighed: Tensor = weight * out
+        return weighed
 
     return visit
 

@@ -71,6 +71,9 @@ MIXTURES: dict[str, Part[Any]] = {
     "DeepSeek-V2's mixture": MIXTURE.but(
         router=part(GroupedSoftmaxRouter, num_groups=2, top_groups=1, scale=16)
     ),
+    "DeepSeek-V3's mixture": MIXTURE.but(
+        router=part(SigmoidRouter, num_groups=2, top_groups=1, scale=2.5)
+    ),
     "Phi-3.5's mixture": MIXTURE.but(router=part(SparseMixerRouter, jitter=0.3)),
 }
 

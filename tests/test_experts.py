@@ -52,11 +52,13 @@ def ours_and_theirs(name: str) -> tuple[Part[Any], nn.Module]:
     local = {**sizes, "num_local_experts": E}
     family, _, kind = name.partition(", ")
     if family == "gpt-oss":
-        other = {"swiglu_alpha": 1.3, "swiglu_limit": 2.0} if kind else {}
-        bounds = {"alpha": 1.3, "limit": 2.0} if kind else {}
-        router = part(SoftmaxRouter, top_k=3, bias=True)
-        recipe = MIXTURE.but(router=router, experts=part(ClampedExperts, **bounds))
-        return recipe, GptOssMLP(GptOssConfig(num_experts_per_tok=3, **local, **other))
+        alpha, limit = (1.3, 2.0) if kind else (1.702, 7.0)
+        recipe = MIXTURE.but(
+            router=part(SoftmaxRouter, top_k=3, bias=True),
+            experts=part(ClampedExperts, alpha=alpha, limit=limit),
+        )
+        local |= {"swiglu_alpha": alpha, "swiglu_limit": limit}
+        return recipe, GptOssMLP(GptOssConfig(num_experts_per_tok=3, **local))
     if family == "Llama 4":
         k = 2 if kind else 1
         recipe = MIXTURE.but(
@@ -306,13 +308,16 @@ def test_the_sparse_mixer_by_loops(top_k: int, jitter: float) -> None:
 
 
 def test_the_sparse_mixer_does_the_same_in_training_and_can_be_balanced() -> None:
-    moe = MIXTURE.but(router=part(SparseMixerRouter, jitter=0.3)).build(D)
+    recipe = MIXTURE.but(router=part(SparseMixerRouter, jitter=0.3))
+    moe: MixtureOfExperts = recipe.build(D)
     x = torch.randn(3, 5, D)
     assert torch.equal(moe.train()(x), moe.eval()(x))
     with record(moe, "*.scores") as seen:
         moe(x)
     load_balancing_loss(seen.values(), top_k=2).backward()
-    assert moe.router.weight.grad.abs().max() > 0
+    grad = moe.router.get_parameter("weight").grad
+    assert grad is not None
+    assert grad.abs().max() > 0
 
 
 def test_experts_of_your_own() -> None:

@@ -525,14 +525,15 @@ def test_every_activation_is_that_of_hugging_face(name: str) -> None:
     experts = part(GatedExperts, activation=ours)
     moe, token = mixture(experts=experts, num_experts=1, router=one), randn64(5, D)
     gated = GatedFeedForward(D, hidden_dim=HIDDEN, activation=ours).double()
-    gate_up = moe.experts.gate_up_proj[0]
+    gate_up = moe.experts.get_parameter("gate_up_proj")[0]
+    down = moe.experts.get_parameter("down_proj")[0]
     gated.load_state_dict(
         {
             "gate_proj.weight": gate_up[:HIDDEN],
             "up_proj.weight": gate_up[HIDDEN:],
-            "down_proj.weight": moe.experts.down_proj[0],
+            "down_proj.weight": down,
         }
     )
     equal(moe(token), gated(token))
     gate, up = (token @ gate_up.T).chunk(2, -1)
-    equal(gated(token), (ACT2FN[name](gate) * up) @ moe.experts.down_proj[0].T)
+    equal(gated(token), (ACT2FN[name](gate) * up) @ down.T)

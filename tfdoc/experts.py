@@ -262,5 +262,5 @@ class ClampedExperts(_Experts):
 
 def _uniform(*shape: int, inputs: int) -> nn.Parameter:
     """Draw a parameter as torch.nn.Linear draws that of a layer with so many inputs."""
-    weight = nn.Parameter(torch.empty(shape))
-    return nn.init.uniform_(weight, -(inputs**-0.5), inputs**-0.5)
+    bound = inputs**-0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

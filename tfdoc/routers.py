@@ -245,10 +245,11 @@ def _group_size(num_experts: int, top_k: int, num_groups: int, top_groups: int) 
 
 
 def _in_best_groups(scores: Tensor, groups: int, kept: int, judges: int) -> Tensor:
-    """Set scores outside the best groups, judged by a few best, to minus infinity."""
+    """Set to minus infinity the scores outside the groups with the best `judges`."""
     if kept == groups:
         return scores
-    grouped = scores.unflatten(-1, (groups, -1))  # (..., groups, size)
+    # Not unflatten, which does not compile in the context of a device.
+    grouped = scores.view(*scores.shape[:-1], groups, scores.shape[-1] // groups)
     best = grouped.topk(judges).values.sum(-1).topk(kept).indices
     out = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=best.device)
     out = out.scatter(-1, best, value=False).unsqueeze(-1)
