@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,10 +75,46 @@ def rope(x: Tensor, positions: list[int], base: float) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+# What one expert contributes: its number, a token (D,), and the token's weight for it.
+Visit = Callable[[int, Tensor, Tensor], Tensor]
+
+
+def gated(experts: Any) -> Visit:
+    """The weight times what a gated network returns."""
+
+    def visit(e: int, x: Tensor, weight: Tensor) -> Tensor:
+        gate, up = (experts.gate_up_proj[e] @ x).split(len(experts.down_proj[e].T))
+        hidden = gate / (1 + torch.exp(-gate)) * up
+        out: Tensor = weight * (experts.down_proj[e] @ hidden)
+        return out
+
+    return visit
+
+
+def scaled_input(experts: Any) -> Visit:
+    """What a gated network returns of the token times its weight."""
+    return lambda e, x, weight: gated(experts)(e, weight * x, torch.ones_like(weight))
+
+
+def clamped(experts: Any, limit: float = 7.0, alpha: float = 1.702) -> Visit:
+    """The weight times what a network with biases and bounds returns."""
+
+    def visit(e: int, x: Tensor, weight: Tensor) -> Tensor:
+        both = experts.gate_up_proj[e] @ x + experts.gate_up_proj_bias[e]
+        gate, up = both.split(len(both) // 2)
+        gate = torch.where(gate > limit, limit, gate)
+        up = torch.where(up > limit, limit, torch.where(up < -limit, -limit, up))
+        hidden = (up + 1) * gate / (1 + torch.exp(-alpha * gate))
+        out = experts.down_proj[e] @ hidden + experts.down_proj_bias[e]
+        weighed: Tensor = weight * out
+        return weighed
+
+    return visit
+
+
 def mixture(
     x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    visit: Visit,
     weights: Tensor,
     chosen: list[list[int]],
     room: float = math.inf,
@@ -84,16 +123,13 @@ def mixture(
 
     A token with no chosen experts is padding. Tensors stay tensors, for gradients.
     """
-    taken, rows = [0] * len(down), []
+    taken: Counter[int] = Counter()
+    rows = []
     for i, experts in enumerate(chosen):
         row = torch.zeros_like(x[i])
         for j, e in enumerate(experts):
             if taken[e] < room:
                 taken[e] += 1
-                both = gate_up[e] @ x[i]
-                gate, up = both[: len(both) // 2], both[len(both) // 2 :]
-                row = row + weights[i, j] * (
-                    down[e] @ (gate / (1 + torch.exp(-gate)) * up)
-                )
+                row = row + visit(e, x[i], weights[i, j])
         rows.append(row)
     return torch.stack(rows)

@@ -13,12 +13,14 @@ from tests.helpers import drawn
 from tfdoc import (
     ALiBi,
     Causal,
+    ClampedExperts,
     Decoder,
     DotProductCore,
     Encoder,
     EncoderDecoder,
     FeedForward,
     GatedFeedForward,
+    GroupedSoftmaxRouter,
     Head,
     LayerNorm,
     LearnedPositions,
@@ -34,7 +36,12 @@ from tfdoc import (
     RMSNorm,
     RoPE,
     SandwichBlock,
+    ScaledInputExperts,
+    SigmoidGate,
+    SigmoidRouter,
     Sinusoidal,
+    SoftmaxRouter,
+    SparseMixerRouter,
     TokenEmbedding,
     TwoNormParallelBlock,
     Window,
@@ -50,6 +57,25 @@ FFN = part(FeedForward, hidden_dim=HIDDEN)
 GATED = part(GatedFeedForward, hidden_dim=HIDDEN)
 MIXTURE = part(MixtureOfExperts, num_experts=4, hidden_dim=HIDDEN)
 RMS = part(RMSNorm)
+
+MIXTURES: dict[str, Part[Any]] = {
+    "gpt-oss's mixture": MIXTURE.but(
+        router=part(SoftmaxRouter, bias=True), experts=part(ClampedExperts)
+    ),
+    "Llama 4's mixture": MIXTURE.but(
+        router=part(SigmoidRouter, top_k=1, normalise=False),
+        experts=part(ScaledInputExperts),
+        shared=GATED,
+    ),
+    "Qwen2's mixture": MIXTURE.but(shared=part(SigmoidGate, branch=GATED)),
+    "DeepSeek-V2's mixture": MIXTURE.but(
+        router=part(GroupedSoftmaxRouter, num_groups=2, top_groups=1, scale=16)
+    ),
+    "DeepSeek-V3's mixture": MIXTURE.but(
+        router=part(SigmoidRouter, num_groups=2, top_groups=1, scale=2.5)
+    ),
+    "Phi-3.5's mixture": MIXTURE.but(router=part(SparseMixerRouter, jitter=0.3)),
+}
 
 ATTENTION: dict[str, Part[Any]] = {
     "plain": HEADS,
@@ -170,7 +196,7 @@ def _pairs(batch: int, tokens: int) -> tuple[Tensor, ...]:
     return torch.randint(11, (batch, tokens + 2)), torch.randint(V, (batch, tokens))
 
 
-OF_VECTORS = ATTENTION | BLOCKS | ENCODERS
+OF_VECTORS = ATTENTION | MIXTURES | BLOCKS | ENCODERS
 SUBJECTS = (
     {name: Subject(recipe, _vectors) for name, recipe in OF_VECTORS.items()}
     | {name: Subject(recipe, _ids) for name, recipe in DECODERS.items()}

@@ -727,7 +727,76 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "two numbers of experts",
         lambda: moe(router=t.part(t.SoftmaxRouter, num_experts=8)),
         ValueError,
-        "the router has num_experts=8 and the mixture num_experts=4; leave it out in the",
+        "the router part has num_experts=8 and the mixture num_experts=4; leave it out in",
+    ),
+    (
+        "two numbers of networks",
+        lambda: moe(experts=t.part(t.GatedExperts, num_experts=8)),
+        ValueError,
+        "the experts part has num_experts=8 and the mixture num_experts=4; leave it out",
+    ),
+    (
+        "two widths of experts",
+        lambda: moe(experts=t.part(t.ClampedExperts, hidden_dim=8)),
+        ValueError,
+        "the experts part has hidden_dim=8 and the mixture hidden_dim=16; leave it out in "
+        "the experts part",
+    ),
+    (
+        "experts instead of a part",
+        lambda: moe(experts=t.GatedExperts(8)),
+        TypeError,
+        "experts must be a part, got GatedExperts; write part(Component, ...) instead",
+    ),
+    (
+        "experts that are one network",
+        lambda: moe(experts=t.part(t.GatedFeedForward, hidden_dim=16)),
+        TypeError,
+        "GatedFeedForward has no setting 'num_experts'",
+    ),
+    (
+        "no number of experts alone",
+        lambda: t.ScaledInputExperts(8, num_experts=0),
+        ValueError,
+        "num_experts must be at least 1, got 0",
+    ),
+    (
+        "a float as width of experts",
+        lambda: call(t.ClampedExperts, 8.0),
+        TypeError,
+        "embed_dim must be a positive integer, got 8.0 (float)",
+    ),
+    (
+        "wrong width of experts",
+        lambda: t.GatedExperts(8, num_experts=2, hidden_dim=4)(
+            x(3, 7), torch.zeros(3, 1).long(), x(3, 1)
+        ),
+        ValueError,
+        "the last dimension of x must be 8, got 7 in shape (3, 7)",
+    ),
+    (
+        "experts clamped to nothing",
+        lambda: t.ClampedExperts(8, hidden_dim=4, limit=0),
+        ValueError,
+        "limit must be above 0, got 0",
+    ),
+    (
+        "a gate that never opens",
+        lambda: t.ClampedExperts(8, hidden_dim=4, alpha=-1),
+        ValueError,
+        "alpha must be above 0, got -1",
+    ),
+    (
+        "a network instead of a part behind a gate",
+        lambda: call(t.SigmoidGate, 8, branch=t.FeedForward(8)),
+        TypeError,
+        "branch must be a part, got FeedForward; write part(Component, ...) instead",
+    ),
+    (
+        "wrong width of a gate",
+        lambda: t.SigmoidGate(8, branch=t.part(t.FeedForward, hidden_dim=4))(x(3, 7)),
+        ValueError,
+        "the last dimension of x must be 8, got 7 in shape (3, 7)",
     ),
     (
         "a router of nothing",
@@ -749,7 +818,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ),
     (
         "an expert's activation by name",
-        lambda: moe(activation="silu"),
+        lambda: moe(experts=t.part(t.GatedExperts, activation="silu")),
         TypeError,
         "activation must be a function of a tensor, such as F.gelu, got 'silu'",
     ),
@@ -783,6 +852,49 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         lambda: call(t.SoftmaxRouter, 8, normalise=1),
         TypeError,
         "normalise must be True or False, got 1 (int)",
+    ),
+    (
+        "a router's bias by a number",
+        lambda: call(t.SoftmaxRouter, 8, bias=1),
+        TypeError,
+        "bias must be True or False, got 1 (int)",
+    ),
+    (
+        "groups without their number",
+        lambda: t.part(t.GroupedSoftmaxRouter, num_groups=2),
+        TypeError,
+        "GroupedSoftmaxRouter also needs top_groups=...",
+    ),
+    (
+        "grouped scores that do not divide",
+        lambda: t.GroupedSoftmaxRouter(8, num_groups=5, top_groups=1),
+        ValueError,
+        "num_groups=5 does not divide num_experts=8; the nearest that do are 4 and 8",
+    ),
+    (
+        "too few groups for the scores",
+        lambda: t.GroupedSoftmaxRouter(8, num_groups=8, top_groups=1),
+        ValueError,
+        "top_groups=1 of num_groups=8 groups of 1 experts cannot give top_k=2; it must be "
+        "between 2 and 8",
+    ),
+    (
+        "no scale of grouped scores",
+        lambda: t.GroupedSoftmaxRouter(8, num_groups=2, top_groups=1, scale=0),
+        ValueError,
+        "scale must be above 0, got 0",
+    ),
+    (
+        "no rivals at all",
+        lambda: t.SparseMixerRouter(8, jitter=0),
+        ValueError,
+        "jitter must be above 0, got 0",
+    ),
+    (
+        "more rounds than experts",
+        lambda: t.SparseMixerRouter(8, num_experts=2, top_k=3),
+        ValueError,
+        "top_k=3 is more than num_experts=2: a token takes different experts",
     ),
     (
         "groups that do not divide",
@@ -1000,6 +1112,11 @@ def test_good_input_is_not_refused() -> None:
     moe(capacity=1, router=t.part(t.SigmoidRouter, num_groups=2))(
         x(2, 3, 8), torch.ones(2, 3).bool()
     )
+    groups = t.part(t.GroupedSoftmaxRouter, num_groups=2, top_groups=1)
+    gated = t.part(t.SigmoidGate, branch=t.part(t.FeedForward, hidden_dim=4))
+    clamped = t.part(t.ClampedExperts, limit=1, alpha=1)
+    moe(router=groups, experts=clamped, shared=gated)(x(3, 8))
+    moe(router=t.part(t.SparseMixerRouter, jitter=1), hidden_dim=8)(x(3, 8))
     t.mask_from_torch(torch.zeros(3, 3), true_means="kept")
     mha(rotary=t.RoPE(rotary_dim=4, layout="half"), position_bias=t.ALiBi(2))(
         x(1, 3, 8), position_bias=t.RelativeBias(2)

@@ -28,9 +28,9 @@ FLOORS = [
     {"_scores", "_banded", "block_masks"},
     {"cores", "qknorm", "routers", "caches", "embedding", "sampling"}
     | {"tokenization"},
-    {"bounded_caches"},
+    {"bounded_caches", "grouped_routers", "sparse_mixer"},
     {"cache_stacks"},
-    {"_call", "_given", "score_cores"},
+    {"_call", "_given", "score_cores", "experts"},
     {"multihead", "latent", "moe"},
     {"blocks"},
     {"scaled", "wirings", "crossing", "layers"},
@@ -42,7 +42,7 @@ BESIDE = {"cost", "initialisation", "interop", "rehearsal"}
 # The command line uses what stands beside the house; nothing uses the command line.
 ABOVE = {"__main__", "_options", "_trace", "cli"}
 # Two neighbours may lean on each other, one way.
-WITHIN = {("feedforward", "probe")}
+WITHIN = {("feedforward", "parts"), ("feedforward", "probe")}
 
 
 def modules() -> list[str]:

@@ -29,12 +29,17 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 from tests import loops
 from tests.helpers import drawn, equal, gradients, randn64
 from tfdoc import (
+    ClampedExperts,
+    GatedExperts,
     GatedFeedForward,
+    GroupedSoftmaxRouter,
     MixtureOfExperts,
     Part,
     PreNormBlock,
+    ScaledInputExperts,
     SigmoidRouter,
     SoftmaxRouter,
+    SparseMixerRouter,
     ledger,
     load_balancing_loss,
     part,
@@ -49,11 +54,35 @@ D, E, HIDDEN = 8, 6, 12
 ROUTERS: dict[str, Part[nn.Module]] = {
     "softmax": part(SoftmaxRouter, top_k=2),
     "as they are": part(SoftmaxRouter, top_k=3, normalise=False),
+    "biased softmax": part(SoftmaxRouter, top_k=2, bias=True),
     "sigmoid": part(SigmoidRouter, top_k=2, scale=2.5),
     "bare sigmoid": part(SigmoidRouter, top_k=2, normalise=False),
     "groups": part(SigmoidRouter, top_k=2, num_groups=3, top_groups=2),
+    "softmax in groups": part(
+        GroupedSoftmaxRouter, top_k=2, num_groups=3, top_groups=2, scale=2.5
+    ),
+    "sparse mixer": part(SparseMixerRouter, jitter=0.3),
 }
-routers = pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS.keys())
+EXPERTS: dict[str, Part[nn.Module]] = {
+    "gated": part(GatedExperts),
+    # Small enough to bind.
+    "clamped": part(ClampedExperts, limit=0.8, alpha=1.5),
+    "scaled input": part(ScaledInputExperts),
+}
+# Every router with the usual experts, and all other experts with the usual router.
+MIXTURES = {name: {"router": router} for name, router in ROUTERS.items()}
+MIXTURES |= {name: {"experts": experts} for name, experts in EXPERTS.items()}
+mixtures = pytest.mark.parametrize("settings", MIXTURES.values(), ids=MIXTURES.keys())
+kinds = pytest.mark.parametrize("experts", EXPERTS.values(), ids=EXPERTS.keys())
+
+
+def one_by_one(moe: MixtureOfExperts) -> loops.Visit:
+    """Return the loop that does what the mixture's experts do."""
+    experts: Any = moe.experts
+    if isinstance(experts, ClampedExperts):
+        return loops.clamped(experts, experts.limit, experts.alpha)
+    scaled = isinstance(experts, ScaledInputExperts)
+    return loops.scaled_input(experts) if scaled else loops.gated(experts)
 
 
 def mixture(**settings: Any) -> MixtureOfExperts:
@@ -75,13 +104,13 @@ def routed(moe: MixtureOfExperts, x: Tensor, mask: Tensor | None = None) -> Any:
 MASK = [[True, True, True, False, False], [True] * 5, [False, True, True, True, True]]
 
 
-@routers
+@mixtures
 @pytest.mark.parametrize("capacity", [None, 0.5, 1.0])
 @pytest.mark.parametrize("masked", [False, True])
 def test_it_is_the_loop(
-    router: Part[nn.Module], capacity: float | None, masked: bool
+    settings: dict[str, Any], capacity: float | None, masked: bool
 ) -> None:
-    moe = mixture(router=router, capacity=capacity)
+    moe = mixture(**settings, capacity=capacity)
     x = randn64(3, 5, D, requires_grad=True)
     mask = torch.tensor(MASK) if masked else torch.ones(3, 5, dtype=torch.bool)
     out, seen = routed(moe, x, mask if masked else None)
@@ -93,8 +122,8 @@ def test_it_is_the_loop(
     room = math.inf
     if capacity:
         room = math.ceil(capacity * chosen.shape[1] * int(mask.sum()) / E)
-    matrices = moe.experts.gate_up_proj, moe.experts.down_proj
-    loop = loops.mixture(x.flatten(0, 1), *matrices, weights, lists, room).view_as(x)
+    visit = one_by_one(moe)
+    loop = loops.mixture(x.flatten(0, 1), visit, weights, lists, room).view_as(x)
     equal(out, loop)
     for ours, theirs in zip(
         gradients(moe, out, x), gradients(moe, loop, x), strict=True
@@ -109,12 +138,12 @@ def test_it_is_the_loop(
     equal(seen["router.weights"].flatten(0, 1)[mask.flatten()], weights[mask.flatten()])
 
 
-@routers
+@mixtures
 @pytest.mark.parametrize("hidden_dim", [12, 5], ids=["grouped", "looped"])
 def test_grouped_and_looped_products_agree(
-    router: Part[nn.Module], hidden_dim: int
+    settings: dict[str, Any], hidden_dim: int
 ) -> None:
-    moe, x = mixture(router=router, hidden_dim=hidden_dim), randn64(4, 7, D)
+    moe, x = mixture(**settings, hidden_dim=hidden_dim), randn64(4, 7, D)
     exact = moe(x)
     torch.testing.assert_close(
         moe.float()(x.float()).double(), exact, rtol=1e-4, atol=1e-5
@@ -123,8 +152,9 @@ def test_grouped_and_looped_products_agree(
     assert half(x.bfloat16()).dtype is torch.bfloat16
 
 
-def test_automatic_precision_is_followed() -> None:
-    moe, x = mixture().float(), torch.randn(2, 5, D)
+@kinds
+def test_automatic_precision_is_followed(experts: Part[nn.Module]) -> None:
+    moe, x = mixture(experts=experts).float(), torch.randn(2, 5, D)
     with torch.autocast(x.device.type, torch.bfloat16):
         out = moe(x.bfloat16())
     out.float().sum().backward()
@@ -247,7 +277,7 @@ def test_the_z_loss_by_hand() -> None:
     equal(router_z_loss(logits, mask=mask).item(), sum(squares) / len(squares))
 
 
-@routers
+@pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS.keys())
 @given(seed=st.integers(0, 1000), capacity=st.sampled_from([None, 0.3, 1.0]))
 def test_each_token_gets_different_experts_and_no_expert_too_many(
     router: Part[nn.Module], seed: int, capacity: float | None
@@ -265,24 +295,27 @@ def test_each_token_gets_different_experts_and_no_expert_too_many(
         assert torch.equal(served, seen["load"].clamp(max=room))
 
 
-@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("name", [n for n in MIXTURES if "groups" not in n])
 @given(order=st.permutations(range(E)))
 def test_new_numbers_for_the_experts_change_nothing(
     name: str, order: list[int]
 ) -> None:
-    moe, x = mixture(router=ROUTERS[name]), randn64(7, D)
+    moe, x = mixture(**MIXTURES[name]), randn64(7, D)
     before = moe(x)
     for tensor in (*moe.parameters(), *moe.buffers()):
         tensor.data = tensor.data[order]
     equal(moe(x), before)
 
 
+@kinds
 @given(seed=st.integers(0, 1000), capacity=st.sampled_from([None, 0.5, 1.0]))
-def test_padding_is_nothing(seed: int, capacity: float | None) -> None:
+def test_padding_is_nothing(
+    experts: Part[nn.Module], seed: int, capacity: float | None
+) -> None:
     torch.manual_seed(seed)
     shared = part(GatedFeedForward, hidden_dim=4, bias=True)
-    moe, mask = mixture(capacity=capacity, shared=shared), torch.tensor(MASK)
-    x = randn64(3, 5, D)
+    moe = mixture(experts=experts, capacity=capacity, shared=shared)
+    x, mask = randn64(3, 5, D), torch.tensor(MASK)
     out = moe(x, mask)
     assert (out[~mask] == 0).all()
     for noise in (1e4, math.nan):
@@ -291,8 +324,9 @@ def test_padding_is_nothing(seed: int, capacity: float | None) -> None:
     equal(moe(x, torch.ones_like(mask)), moe(x))
 
 
-def test_padding_has_no_gradient() -> None:
-    moe, mask = mixture(capacity=1.0), torch.tensor(MASK)
+@kinds
+def test_padding_has_no_gradient(experts: Part[nn.Module]) -> None:
+    moe, mask = mixture(experts=experts, capacity=1.0), torch.tensor(MASK)
     x = randn64(3, 5, D).masked_fill(~mask[..., None], math.nan).requires_grad_()
     grads = gradients(moe, moe(x, mask), x)
     assert all(g.isfinite().all() for g in grads)
@@ -305,10 +339,10 @@ def test_later_tokens_take_no_place_of_earlier_ones() -> None:
     equal(moe(x)[:8], moe(changed)[:8])
 
 
-@routers
+@mixtures
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_nan_stays_in_its_token(router: Part[nn.Module], dtype: torch.dtype) -> None:
-    moe, x = mixture(router=router).to(dtype), torch.randn(3, 5, D, dtype=dtype)
+def test_a_nan_stays_in_its_token(settings: dict[str, Any], dtype: torch.dtype) -> None:
+    moe, x = mixture(**settings).to(dtype), torch.randn(3, 5, D, dtype=dtype)
     broken = x.clone()
     broken[1, 2] = math.nan
     before, after = moe(x), moe(broken)
@@ -331,9 +365,13 @@ class InTurn(nn.Module):
         return x.new_full((*x.shape[:-1], 2), 0.5), count.view(*x.shape[:-1], 2)
 
 
+@kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_where_nobody_moves_every_bit_stays(dtype: torch.dtype) -> None:
-    moe, x = mixture(router=part(InTurn)).to(dtype), torch.randn(3, 5, D, dtype=dtype)
+def test_where_nobody_moves_every_bit_stays(
+    experts: Part[nn.Module], dtype: torch.dtype
+) -> None:
+    moe = mixture(router=part(InTurn), experts=experts).to(dtype)
+    x = torch.randn(3, 5, D, dtype=dtype)
     broken = x.clone()
     broken[1] = math.nan
     before, after = moe(x), moe(broken)
@@ -341,12 +379,14 @@ def test_where_nobody_moves_every_bit_stays(dtype: torch.dtype) -> None:
     assert torch.equal(before[::2], after[::2])
 
 
-def test_any_shape_and_none_at_all() -> None:
+@kinds
+def test_any_shape_and_none_at_all(experts: Part[nn.Module]) -> None:
     token = randn64(D)
-    moe = mixture()
+    moe = mixture(experts=experts)
     equal(moe(token), moe(token[None, None])[0, 0])
     for capacity in (None, 1.0):
-        moe, x = mixture(capacity=capacity), randn64(2, 3, 4, D)
+        moe = mixture(experts=experts, capacity=capacity)
+        x = randn64(2, 3, 4, D)
         for empty in (x[:0], x[:, :0]):
             out = moe(empty.requires_grad_())
             out.sum().backward()
@@ -354,23 +394,27 @@ def test_any_shape_and_none_at_all() -> None:
         assert moe(x, torch.zeros(2, 3, 4, dtype=torch.bool)).abs().sum() == 0
 
 
-def test_more_experts_than_tokens() -> None:
-    moe, x = mixture(num_experts=40), randn64(2, D)
+@kinds
+def test_more_experts_than_tokens(experts: Part[nn.Module]) -> None:
+    moe, x = mixture(num_experts=40, experts=experts), randn64(2, D)
     weights, chosen = moe.router(x)
-    matrices = moe.experts.gate_up_proj, moe.experts.down_proj
-    equal(moe(x), loops.mixture(x, *matrices, weights, chosen.tolist()))
+    equal(moe(x), loops.mixture(x, one_by_one(moe), weights, chosen.tolist()))
 
 
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str
 )
-@pytest.mark.parametrize("capacity", [None, 0.5])
+@pytest.mark.parametrize(
+    ("experts", "capacity"),
+    [(EXPERTS["gated"], None), *((kind, 0.5) for kind in EXPERTS.values())],
+    ids=["no capacity", *EXPERTS],
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_whole_it_is_the_same(
-    dtype: torch.dtype, capacity: float | None
+    experts: Part[nn.Module], dtype: torch.dtype, capacity: float | None
 ) -> None:
     torch.compiler.reset()
-    moe = mixture(capacity=capacity).to(dtype)
+    moe = mixture(experts=experts, capacity=capacity).to(dtype)
     whole = torch.compile(moe, fullgraph=True, backend="aot_eager")
     x = torch.randn(3, 5, D, dtype=dtype, requires_grad=True)
     for mask in (None, torch.tensor(MASK)):
@@ -382,17 +426,21 @@ def test_compiled_whole_it_is_the_same(
             torch.testing.assert_close(g, other)
 
 
+@mixtures
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_exported_it_is_the_same() -> None:
-    moe, x = mixture(capacity=0.5), randn64(3, 5, D)
+def test_exported_it_is_the_same(settings: dict[str, Any]) -> None:
+    moe, x = mixture(**settings, capacity=0.5), randn64(3, 5, D)
     program = torch.export.export(moe, (x, torch.tensor(MASK)))
     equal(program.module()(-x, torch.tensor(MASK)), moe(-x, torch.tensor(MASK)))
 
 
+@kinds
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "amp"])
-def test_a_rehearsal_counts_the_chosen_experts_only(precision: Any) -> None:
+def test_a_rehearsal_counts_the_chosen_experts_only(
+    experts: Part[nn.Module], precision: Any
+) -> None:
     with torch.device("meta"):
-        moe = MixtureOfExperts(16, num_experts=E, hidden_dim=32)
+        moe = MixtureOfExperts(16, num_experts=E, hidden_dim=32, experts=experts)
         x = torch.randn(2, 5, 16)
     assert moe(x).shape == x.shape
     done = rehearse(moe, x, loss=torch.sum, precision=precision)
@@ -474,16 +522,18 @@ def test_every_activation_is_that_of_hugging_face(name: str) -> None:
     equal(ours(x), ACT2FN[name](x))
     # Gated by it: SwiGLU with SiLU, GeGLU with GELU, ReGLU with ReLU.
     one = part(SoftmaxRouter, top_k=1)
-    moe, token = mixture(activation=ours, num_experts=1, router=one), randn64(5, D)
+    experts = part(GatedExperts, activation=ours)
+    moe, token = mixture(experts=experts, num_experts=1, router=one), randn64(5, D)
     gated = GatedFeedForward(D, hidden_dim=HIDDEN, activation=ours).double()
-    gate_up = moe.experts.gate_up_proj[0]
+    gate_up = moe.experts.get_parameter("gate_up_proj")[0]
+    down = moe.experts.get_parameter("down_proj")[0]
     gated.load_state_dict(
         {
             "gate_proj.weight": gate_up[:HIDDEN],
             "up_proj.weight": gate_up[HIDDEN:],
-            "down_proj.weight": moe.experts.down_proj[0],
+            "down_proj.weight": down,
         }
     )
     equal(moe(token), gated(token))
     gate, up = (token @ gate_up.T).chunk(2, -1)
-    equal(gated(token), (ACT2FN[name](gate) * up) @ moe.experts.down_proj[0].T)
+    equal(gated(token), (ACT2FN[name](gate) * up) @ down.T)

@@ -35,8 +35,15 @@ if TYPE_CHECKING:
     )
     from tfdoc.crossing import PostNormCrossBlock, PreNormCrossBlock
     from tfdoc.embedding import Head, TokenEmbedding
-    from tfdoc.feedforward import FeedForward, GatedFeedForward, relu_squared
+    from tfdoc.experts import ClampedExperts, GatedExperts, ScaledInputExperts
+    from tfdoc.feedforward import (
+        FeedForward,
+        GatedFeedForward,
+        SigmoidGate,
+        relu_squared,
+    )
     from tfdoc.generation import generate, stream
+    from tfdoc.grouped_routers import GroupedSoftmaxRouter
     from tfdoc.initialisation import init_deepnorm_, init_gpt2_, init_small_
     from tfdoc.interop import from_torch, mask_from_torch
     from tfdoc.latent import LatentAttention
@@ -72,6 +79,7 @@ if TYPE_CHECKING:
     )
     from tfdoc.score_cores import SinkCore, SoftcapCore
     from tfdoc.seq2seq import EncoderDecoder
+    from tfdoc.sparse_mixer import SparseMixerRouter
     from tfdoc.tokenization import byte_tokenizer, train_bpe
     from tfdoc.wirings import (
         OutputNormBlock,
@@ -89,6 +97,7 @@ __all__ = [
     "Cache",
     "Causal",
     "Chunked",
+    "ClampedExperts",
     "Decoder",
     "DeepNormBlock",
     "DotProductCore",
@@ -99,7 +108,9 @@ __all__ = [
     "Entry",
     "Estimate",
     "FeedForward",
+    "GatedExperts",
     "GatedFeedForward",
+    "GroupedSoftmaxRouter",
     "GrowingCache",
     "Head",
     "LatentAttention",
@@ -138,13 +149,16 @@ __all__ = [
     "RoPE",
     "Rule",
     "SandwichBlock",
+    "ScaledInputExperts",
     "Scaling",
+    "SigmoidGate",
     "SigmoidRouter",
     "SinkCore",
     "Sinusoidal",
     "SlidingCache",
     "SoftcapCore",
     "SoftmaxRouter",
+    "SparseMixerRouter",
     "Temperature",
     "TokenEmbedding",
     "TopK",
@@ -205,8 +219,10 @@ if not TYPE_CHECKING:
         ),
         "crossing": "PostNormCrossBlock PreNormCrossBlock",
         "embedding": "Head TokenEmbedding",
-        "feedforward": "FeedForward GatedFeedForward relu_squared",
+        "experts": "ClampedExperts GatedExperts ScaledInputExperts",
+        "feedforward": "FeedForward GatedFeedForward SigmoidGate relu_squared",
         "generation": "generate stream",
+        "grouped_routers": "GroupedSoftmaxRouter",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
         "interop": "from_torch mask_from_torch",
         "latent": "LatentAttention",
@@ -228,6 +244,7 @@ if not TYPE_CHECKING:
         "scaled": "DeepNormBlock LayerScale ReZero ResidualScale",
         "score_cores": "SinkCore SoftcapCore",
         "seq2seq": "EncoderDecoder",
+        "sparse_mixer": "SparseMixerRouter",
         "tokenization": "byte_tokenizer train_bpe",
         "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
         "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from tfdoc._checks import positive_int, probability
 from tfdoc._linear import Linear
 from tfdoc._tensor_checks import vectors
+from tfdoc.parts import Part
 from tfdoc.probe import Probe
 
-__all__ = ["FeedForward", "GatedFeedForward", "relu_squared"]
+__all__ = ["FeedForward", "GatedFeedForward", "SigmoidGate", "relu_squared"]
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -151,6 +152,62 @@ class GatedFeedForward(nn.Module):
         hidden = self.hidden(gate * self.up_proj(x))
         hidden = self.dropout(hidden) if self.training else hidden
         out: Tensor = self.down_proj(hidden)
+        return out
+
+
+class SigmoidGate(nn.Module):
+    r"""A branch that each token opens as far as it likes: one number for all channels.
+
+    .. math:: y = \sigma(x w) \cdot \operatorname{branch}(x)
+
+    Around the shared expert of a mixture it is that of Qwen1.5-MoE and Qwen2-MoE (Yang
+    et al. 2024, arXiv:2407.10671):
+    ``shared=part(SigmoidGate, branch=part(GatedFeedForward, hidden_dim=...))``.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width D of a token.
+    branch : Part
+        A network that works on each token alone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `branch` is not a part, `embed_dim` no positive integer, or `x` no
+        floating-point tensor of width D.
+
+    Notes
+    -----
+    The weight :math:`w` is ``gate.weight``, shape (1, D); the branch is ``branch``.
+    The probe ``opening`` holds the sigmoid, shape (..., 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tfdoc import GatedFeedForward, SigmoidGate, part
+    >>> shared = SigmoidGate(8, branch=part(GatedFeedForward, hidden_dim=16))
+    >>> shared(torch.randn(2, 5, 8)).shape, shared.gate.weight.shape
+    (torch.Size([2, 5, 8]), torch.Size([1, 8]))
+    """
+
+    def __init__(self, embed_dim: int, *, branch: Part[nn.Module]) -> None:
+        super().__init__()
+        self.embed_dim = positive_int("embed_dim", embed_dim)
+        if not isinstance(branch, Part):
+            raise TypeError(
+                f"branch must be a part, got {type(branch).__name__}; "
+                "write part(Component, ...) instead of Component(...)"
+            )
+        self.gate = Linear(embed_dim, 1, bias=False)
+        self.opening = Probe()
+        self.branch = branch.build(embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of `x`, shape (..., D), on its own; the shape stays."""
+        vectors("x", x, self.embed_dim)
+        opening = self.opening(self.gate(x).sigmoid())  # (..., 1)
+        out: Tensor = opening * self.branch(x)
         return out
 
 

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tfdoc._checks import positive, positive_int
-from tfdoc._grouped import per_expert
 from tfdoc._tensor_checks import token_mask, vectors
-from tfdoc.feedforward import Activation, _callable
+from tfdoc.experts import GatedExperts
 from tfdoc.parts import Part, part
 from tfdoc.probe import Probe
 from tfdoc.routers import SoftmaxRouter
@@ -23,10 +22,10 @@ class MixtureOfExperts(nn.Module):
     .. math:: y = \sum_{e \in \operatorname{top} k} g_e \operatorname{FFN}_e(x)
               + \operatorname{FFN}_\text{shared}(x)
 
-    with gated networks (see :class:`tfdoc.GatedFeedForward`) and the weights :math:`g`
-    of the router (Shazeer et al. 2017, arXiv:1701.06538; Jiang et al. 2024,
-    arXiv:2401.04088, for Mixtral, whose shape the defaults have). A token costs what k
-    networks cost, however many there are.
+    with the weights :math:`g` of the router and networks that are gated, if nothing else
+    is given (Shazeer et al. 2017, arXiv:1701.06538; Jiang et al. 2024, arXiv:2401.04088,
+    for Mixtral, whose shape the defaults have). A token costs what k networks cost,
+    however many there are.
 
     Parameters
     ----------
@@ -37,15 +36,20 @@ class MixtureOfExperts(nn.Module):
     hidden_dim : int
         Width F in between, of each expert.
     router : Part
-        :class:`tfdoc.SoftmaxRouter`, :class:`tfdoc.SigmoidRouter`, or a module of your
-        own that takes ``num_experts``, with a default, and returns weights and chosen
-        experts, (..., k).
+        :class:`tfdoc.SoftmaxRouter`, :class:`tfdoc.GroupedSoftmaxRouter`,
+        :class:`tfdoc.SigmoidRouter`, :class:`tfdoc.SparseMixerRouter`, or a module of
+        your own that takes ``num_experts``, with a default, and returns weights and
+        chosen experts, (..., k).
+    experts : Part
+        The networks: :class:`tfdoc.GatedExperts`, :class:`tfdoc.ClampedExperts`,
+        :class:`tfdoc.ScaledInputExperts`, or a module of your own that takes
+        ``num_experts`` and ``hidden_dim``, with defaults, and is called with tokens,
+        chosen experts (E: none) and weights.
     shared : Part, optional
         A network that sees every token, added with weight 1 and called
-        ``shared_experts``: ``part(GatedFeedForward, hidden_dim=...)``. Several shared
-        experts are one of their joint width.
-    activation : callable
-        Applied to the gates.
+        ``shared_experts``: ``part(GatedFeedForward, hidden_dim=...)``, in a
+        :class:`tfdoc.SigmoidGate` for Qwen2-MoE. Several shared experts are one of their
+        joint width.
     capacity : float, optional
         An expert takes at most ``ceil(capacity * k * tokens / E)`` tokens of a batch,
         the first ones; the others lose its contribution, and the probe ``dropped`` says
@@ -54,14 +58,15 @@ class MixtureOfExperts(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        If a number is not positive, `router` or `shared` is not a part, `activation` not
-        a function, `x` no floating-point tensor of width D, or `mask` does not fit it.
+        If a number is not positive, `router`, `experts` or `shared` is not a part or was
+        told other sizes, `x` no floating-point tensor of width D, or `mask` does not fit
+        it.
 
     Notes
     -----
-    The weights are stacked, as Hugging Face stores them: ``experts.gate_up_proj`` of
-    shape (E, 2F, D), gates first, and ``experts.down_proj``, (E, D, F). One matrix
-    product then makes both halves. Hugging Face's ``gate`` is ``router`` here.
+    The weights of the experts are stacked: ``experts.gate_up_proj`` of shape (E, 2F, D),
+    gates first, and ``experts.down_proj``, (E, D, F). Hugging Face's ``gate`` is
+    ``router`` here.
 
     Probes: ``router.logits``, ``router.scores`` and ``router.weights``; ``chosen``, the
     experts' numbers, (..., k), also at padding, where they count for nothing; ``load``,
@@ -97,15 +102,15 @@ class MixtureOfExperts(nn.Module):
         num_experts: int,
         hidden_dim: int,
         router: Part[nn.Module] = part(SoftmaxRouter, top_k=2),
+        experts: Part[nn.Module] = part(GatedExperts),
         shared: Part[nn.Module] | None = None,
-        activation: Activation = F.silu,
         capacity: float | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
         self.num_experts = positive_int("num_experts", num_experts)
         self.capacity = None if capacity is None else positive("capacity", capacity)
-        given: dict[str, object] = {"router": router}
+        given: dict[str, object] = {"router": router, "experts": experts}
         given |= {} if shared is None else {"shared": shared}
         for name, recipe in given.items():
             if not isinstance(recipe, Part):
@@ -113,14 +118,9 @@ class MixtureOfExperts(nn.Module):
                     f"{name} must be a part, got {type(recipe).__name__}; "
                     "write part(Component, ...) instead of Component(...)"
                 )
-        asked = router.settings.get("num_experts", num_experts)
-        if asked != num_experts:
-            raise ValueError(
-                f"the router has num_experts={asked} and the mixture "
-                f"num_experts={num_experts}; leave it out in the router"
-            )
-        self.router = router.build(embed_dim, num_experts=num_experts)
-        self.experts = _Experts(embed_dim, num_experts, hidden_dim, activation)
+        number, width = {"num_experts": num_experts}, {"hidden_dim": hidden_dim}
+        self.router = _told("router", router, **number).build(embed_dim)
+        self.experts = _told("experts", experts, **number, **width).build(embed_dim)
         self.shared_experts = shared.build(embed_dim) if shared else None
         self.chosen, self.load, self.dropped = Probe(), Probe(), Probe()
 
@@ -170,47 +170,13 @@ class MixtureOfExperts(nn.Module):
         return f"{self.embed_dim}, capacity={self.capacity}"
 
 
-class _Experts(nn.Module):
-    """The networks themselves, with stacked weights."""
-
-    def __init__(
-        self, embed_dim: int, num_experts: int, hidden_dim: int, activation: Activation
-    ) -> None:
-        super().__init__()
-        E, D, F_ = num_experts, embed_dim, positive_int("hidden_dim", hidden_dim)
-        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * F_, D))
-        self.down_proj = nn.Parameter(torch.empty(E, D, F_))
-        for weight in (self.gate_up_proj, self.down_proj):
-            bound = weight.shape[-1] ** -0.5
-            nn.init.uniform_(weight, -bound, bound)
-        self.activation = _callable(activation)
-
-    def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """Sum `weights` times the `chosen` experts, (..., k), at tokens `x`, (..., D)."""
-        tokens = x.reshape(-1, x.shape[-1])
-        # Copies of tokens, sorted by expert; those that are no expert's come last.
-        expert, order = chosen.flatten().sort(stable=True)
-        numbers = torch.arange(len(self.down_proj), device=x.device)
-        ends = torch.searchsorted(expert, numbers, right=True, out_int32=True)
-        whole = torch.compiler.is_compiling() or x.is_meta
-        if whole:  # the last expert takes the rest, which is thrown away below
-            ends = torch.cat([ends[:-1], ends.new_full((1,), len(order))])
-        else:
-            order = order[: int(ends[-1])]
-        token = order // chosen.shape[-1]
-        gate, up = per_expert(
-            tokens.index_select(0, token), self.gate_up_proj, ends
-        ).chunk(2, -1)  # (copies, F)
-        hidden = self.activation(gate)
-        hidden = hidden * up if hidden.requires_grad else hidden.mul_(up)
-        out = per_expert(hidden, self.down_proj, ends)  # (copies, D)
-        out = out * weights.flatten()[order].unsqueeze(-1)
-        if whole:
-            out = out.masked_fill((expert == len(numbers)).unsqueeze(-1), 0)
-        summed = torch.zeros_like(tokens, dtype=out.dtype).index_add_(0, token, out)
-        return summed.view_as(x).type_as(x)
-
-    def extra_repr(self) -> str:
-        """Return what the printed module shows."""
-        (E, D, F_), act = self.down_proj.shape, self.activation
-        return f"{E}, {D}, hidden_dim={F_}, activation={getattr(act, '__name__', act)}"
+def _told(name: str, recipe: Part[nn.Module], **sizes: int) -> Part[nn.Module]:
+    """Tell a part the mixture's sizes; refuse one that was told others before."""
+    for key, size in sizes.items():
+        asked = recipe.settings.get(key, size)
+        if asked != size:
+            raise ValueError(
+                f"the {name} part has {key}={asked} and the mixture {key}={size}; "
+                f"leave it out in the {name} part"
+            )
+    return recipe.but(**sizes)

@@ -38,7 +38,7 @@ class _Router(nn.Module):
 class SoftmaxRouter(_Router):
     r"""Softmax over all experts, then the k largest: Mixtral, Qwen3-MoE, OLMoE.
 
-    .. math:: s = \operatorname{softmax}(x W_r), \qquad
+    .. math:: s = \operatorname{softmax}(x W_r + b_r), \qquad
               g_e = \frac{s_e}{\sum_{j \in \operatorname{top} k} s_j}
               \quad (e \in \operatorname{top} k)
 
@@ -57,6 +57,8 @@ class SoftmaxRouter(_Router):
     normalise : bool
         Whether the k weights are divided by their sum, as in Mixtral and Qwen3-MoE;
         OLMoE and Qwen1.5-MoE do not.
+    bias : bool
+        Whether :math:`b_r` is there, as in gpt-oss: the parameter ``bias``, (E,).
 
     Raises
     ------
@@ -87,14 +89,19 @@ class SoftmaxRouter(_Router):
         num_experts: int = 8,
         top_k: int = 2,
         normalise: bool = True,
+        bias: bool = False,
     ) -> None:
         super().__init__(embed_dim, num_experts, top_k)
         self.normalise = flag("normalise", normalise)
+        self.bias = None
+        if flag("bias", bias):
+            bound = self.embed_dim**-0.5
+            self.bias = nn.Parameter(torch.empty(num_experts).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights and chosen experts, (..., k) each, of tokens (..., D)."""
         vectors("x", x, self.embed_dim)
-        logits = self.logits(_exact(F.linear(x, self.weight)))  # (..., E)
+        logits = self.logits(_exact(F.linear(x, self.weight, self.bias)))  # (..., E)
         weights, chosen = self.scores(logits.softmax(-1)).topk(self.top_k)  # (..., k)
         if self.normalise:
             weights = weights / weights.sum(-1, keepdim=True)
@@ -143,6 +150,10 @@ class SigmoidRouter(_Router):
     The probes ``logits`` and ``scores`` hold numbers of shape (..., E), before and after
     the sigmoid, without bias; ``weights`` has shape (..., k).
 
+    Llama 4's router is this one with ``normalise=False`` and no bias. It compares logits
+    where this one compares scores: the choice is the same until, in float32, several
+    logits above 17 all have the score 1.
+
     Examples
     --------
     >>> import torch
@@ -173,18 +184,11 @@ class SigmoidRouter(_Router):
         )
         self.num_groups = positive_int("num_groups", num_groups)
         self.top_groups = positive_int("top_groups", top_groups)
-        divides("num_groups", num_groups, "num_experts", num_experts)
-        size = num_experts // num_groups
+        size = _group_size(num_experts, top_k, num_groups, top_groups)
         if num_groups > 1 and size < 2:
             raise ValueError(
                 f"num_groups={num_groups} leaves groups of {size} of the "
                 f"num_experts={num_experts}; a group is judged by its two best"
-            )
-        if not top_k / size <= top_groups <= num_groups:
-            raise ValueError(
-                f"top_groups={top_groups} of num_groups={num_groups} groups of {size} "
-                f"experts cannot give top_k={top_k}; it must be between "
-                f"{-(-top_k // size)} and {num_groups}"
             )
         self.register_buffer("e_score_correction_bias", torch.zeros(num_experts))
 
@@ -193,23 +197,13 @@ class SigmoidRouter(_Router):
         vectors("x", x, self.embed_dim)
         logits = self.logits(F.linear(_exact(x), _exact(self.weight)))  # (..., E)
         scores = self.scores(logits.sigmoid())
-        biased = self._in_best_groups(scores + self.e_score_correction_bias)
+        biased = scores + self.e_score_correction_bias
+        biased = _in_best_groups(biased, self.num_groups, self.top_groups, judges=2)
         chosen = biased.topk(self.top_k).indices  # (..., k)
         weights = scores.gather(-1, chosen)
         if self.normalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return self.weights(weights * self.scale), chosen
-
-    def _in_best_groups(self, biased: Tensor) -> Tensor:
-        """Set the scores outside the best groups to minus infinity."""
-        if self.top_groups == self.num_groups:
-            return biased
-        grouped = biased.unflatten(-1, (self.num_groups, -1))  # (..., groups, size)
-        best = grouped.topk(2).values.sum(-1).topk(self.top_groups).indices
-        out = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=best.device)
-        out = out.scatter(-1, best, value=False).unsqueeze(-1)
-        left: Tensor = grouped.masked_fill(out, -torch.inf)
-        return left.flatten(-2)
 
     @torch.no_grad()
     def update_bias(self, load: Tensor, rate: float = 1e-3) -> None:
@@ -235,3 +229,29 @@ class SigmoidRouter(_Router):
 
 def _exact(x: Tensor) -> Tensor:
     return x if x.dtype is torch.float64 else x.float()
+
+
+def _group_size(num_experts: int, top_k: int, num_groups: int, top_groups: int) -> int:
+    """Return how many experts a group has; refuse groups too few for the choices."""
+    divides("num_groups", num_groups, "num_experts", num_experts)
+    size = num_experts // num_groups
+    if not top_k / size <= top_groups <= num_groups:
+        raise ValueError(
+            f"top_groups={top_groups} of num_groups={num_groups} groups of {size} "
+            f"experts cannot give top_k={top_k}; it must be between "
+            f"{-(-top_k // size)} and {num_groups}"
+        )
+    return size
+
+
+def _in_best_groups(scores: Tensor, groups: int, kept: int, judges: int) -> Tensor:
+    """Set to minus infinity the scores outside the groups with the best `judges`."""
+    if kept == groups:
+        return scores
+    # Not unflatten, which does not compile in the context of a device.
+    grouped = scores.view(*scores.shape[:-1], groups, scores.shape[-1] // groups)
+    best = grouped.topk(judges).values.sum(-1).topk(kept).indices
+    out = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=best.device)
+    out = out.scatter(-1, best, value=False).unsqueeze(-1)
+    left: Tensor = grouped.masked_fill(out, -torch.inf)
+    return left.flatten(-2)
