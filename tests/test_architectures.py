@@ -115,8 +115,8 @@ def decoder(
     return build
 
 
-def learned(extra: int = 0) -> Callable[[Sizes], Part[nn.Module]]:
-    return lambda s: part(LearnedPositions, max_positions=s["P"] + extra)
+def learned(offset: int = 0) -> Callable[[Sizes], Part[nn.Module]]:
+    return lambda s: part(LearnedPositions, max_positions=s["P"], offset=offset)
 
 
 def latent(
@@ -176,7 +176,9 @@ RECIPES: dict[str, Recipe] = {
     "gpt-neo-1.3b": decoder(
         LAYER, heads(bias="out", rotary=None), plain(), positions=learned(), tied=True
     ),
-    "opt-1.3b": decoder(LAYER, heads(**OLD), plain(), positions=learned(2), tied=True),
+    "opt-1.3b": decoder(
+        LAYER, heads(**OLD), plain(), positions=learned(offset=2), tied=True
+    ),
     "bloom-1b1": decoder(
         LAYER,
         heads(**OLD, position_bias=alibi),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from tfdoc.crossing import PostNormCrossBlock, PreNormCrossBlock
     from tfdoc.embedding import Head, TokenEmbedding
+    from tfdoc.factorised import FactorisedEmbedding
     from tfdoc.feedforward import FeedForward, GatedFeedForward, relu_squared
     from tfdoc.generation import generate, stream
     from tfdoc.initialisation import init_deepnorm_, init_gpt2_, init_small_
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from tfdoc.probe import Probe, Recording, record
     from tfdoc.qknorm import AcrossHeads, EachHead
     from tfdoc.rehearsal import Rehearsal, rehearse
+    from tfdoc.repeated import RepeatedBlock
     from tfdoc.routers import SigmoidRouter, SoftmaxRouter
     from tfdoc.sampling import (
         MinP,
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
     )
     from tfdoc.score_cores import SinkCore, SoftcapCore
     from tfdoc.seq2seq import EncoderDecoder
+    from tfdoc.text_encoders import MaskedHead, Pooler, TextEncoder
+    from tfdoc.token_types import TokenTypes
     from tfdoc.tokenization import byte_tokenizer, train_bpe
     from tfdoc.wirings import (
         OutputNormBlock,
@@ -98,6 +102,7 @@ __all__ = [
     "EncoderDecoder",
     "Entry",
     "Estimate",
+    "FactorisedEmbedding",
     "FeedForward",
     "GatedFeedForward",
     "GrowingCache",
@@ -111,6 +116,7 @@ __all__ = [
     "Llama3Scaling",
     "LongRoPE",
     "Mask",
+    "MaskedHead",
     "MinP",
     "MixtureOfExperts",
     "ModelCache",
@@ -121,6 +127,7 @@ __all__ = [
     "PairedCache",
     "ParallelBlock",
     "Part",
+    "Pooler",
     "PostNormBlock",
     "PostNormCrossBlock",
     "PreNormBlock",
@@ -133,6 +140,7 @@ __all__ = [
     "Recording",
     "Rehearsal",
     "RelativeBias",
+    "RepeatedBlock",
     "RepetitionPenalty",
     "RoPE",
     "Rule",
@@ -145,7 +153,9 @@ __all__ = [
     "SoftcapCore",
     "SoftmaxRouter",
     "Temperature",
+    "TextEncoder",
     "TokenEmbedding",
+    "TokenTypes",
     "TopK",
     "TopP",
     "TransformerBlock",
@@ -204,6 +214,7 @@ if not TYPE_CHECKING:
         ),
         "crossing": "PostNormCrossBlock PreNormCrossBlock",
         "embedding": "Head TokenEmbedding",
+        "factorised": "FactorisedEmbedding",
         "feedforward": "FeedForward GatedFeedForward relu_squared",
         "generation": "generate stream",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
@@ -222,11 +233,14 @@ if not TYPE_CHECKING:
         "probe": "Probe Recording record",
         "qknorm": "AcrossHeads EachHead",
         "rehearsal": "Rehearsal rehearse",
+        "repeated": "RepeatedBlock",
         "routers": "SigmoidRouter SoftmaxRouter",
         "sampling": "MinP RepetitionPenalty Rule Temperature TopK TopP",
         "scaled": "DeepNormBlock LayerScale ReZero",
         "score_cores": "SinkCore SoftcapCore",
         "seq2seq": "EncoderDecoder",
+        "text_encoders": "MaskedHead Pooler TextEncoder",
+        "token_types": "TokenTypes",
         "tokenization": "byte_tokenizer train_bpe",
         "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
         "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",
