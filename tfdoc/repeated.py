@@ -39,7 +39,8 @@ class RepeatedBlock(nn.Module):
 
     Notes
     -----
-    The parameters are those of the block, under ``block``.
+    The parameters are those of the block, under ``block``. Its probes are called in every
+    pass: ``record(...).calls`` has them all.
 
     Examples
     --------
