@@ -18,12 +18,14 @@ from tfdoc import (
     DotProductCore,
     Encoder,
     EncoderDecoder,
+    FactorisedEmbedding,
     FeedForward,
     GatedFeedForward,
     GroupedSoftmaxRouter,
     Head,
     LayerNorm,
     LearnedPositions,
+    MaskedHead,
     MixtureOfExperts,
     MultiHeadAttention,
     OutputNormBlock,
@@ -33,6 +35,7 @@ from tfdoc import (
     PostNormCrossBlock,
     PreNormBlock,
     PreNormCrossBlock,
+    RepeatedBlock,
     RMSNorm,
     RoPE,
     SandwichBlock,
@@ -42,7 +45,9 @@ from tfdoc import (
     Sinusoidal,
     SoftmaxRouter,
     SparseMixerRouter,
+    TextEncoder,
     TokenEmbedding,
+    TokenTypes,
     TwoNormParallelBlock,
     Window,
     part,
@@ -147,6 +152,31 @@ ENCODERS: dict[str, Part[Any]] = {
         norm=RMS,
     ),
 }
+TYPED = part(
+    TokenEmbedding,
+    vocab_size=V,
+    positions=part(LearnedPositions, max_positions=80, offset=2),
+    types=part(TokenTypes),
+    norm=part(LayerNorm),
+)
+SHARED = part(RepeatedBlock, block=ENCODERS["bert"].settings["blocks"][0], times=3)
+TEXT_ENCODERS: dict[str, Part[Any]] = {
+    "bert of tokens": part(TextEncoder, embed=TYPED, encoder=ENCODERS["bert"]),
+    "masked bert": part(
+        TextEncoder,
+        embed=TYPED,
+        encoder=ENCODERS["bert"],
+        head=part(MaskedHead, vocab_size=V),
+        tied=True,
+    ),
+    "albert": part(
+        TextEncoder,
+        embed=part(FactorisedEmbedding, embed=TYPED, rank=6),
+        encoder=part(Encoder, blocks=(SHARED,)),
+        head=part(MaskedHead, vocab_size=V, rank=6),
+        tied=True,
+    ),
+}
 WAVES = part(TokenEmbedding, vocab_size=V, positions=part(Sinusoidal))
 SEQ2SEQ = {
     "transformer": part(
@@ -197,9 +227,10 @@ def _pairs(batch: int, tokens: int) -> tuple[Tensor, ...]:
 
 
 OF_VECTORS = ATTENTION | MIXTURES | BLOCKS | ENCODERS
+OF_TOKENS = DECODERS | TEXT_ENCODERS
 SUBJECTS = (
     {name: Subject(recipe, _vectors) for name, recipe in OF_VECTORS.items()}
-    | {name: Subject(recipe, _ids) for name, recipe in DECODERS.items()}
+    | {name: Subject(recipe, _ids) for name, recipe in OF_TOKENS.items()}
     | {name: Subject(recipe, _pairs) for name, recipe in SEQ2SEQ.items()}
 )
 DROPOUT = {

@@ -296,7 +296,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "longer than the table",
         lambda: t.LearnedPositions(8, max_positions=4)(x(1, 5, 8)),
         ValueError,
-        "positions 0 to 4 do not fit max_positions=4, which has rows 0 to 3; shorten",
+        "positions 0 to 4 do not fit max_positions=4, which has rows for 0 to 3; shorten",
     ),
     (
         "before the table",

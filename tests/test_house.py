@@ -24,18 +24,19 @@ FLOORS = [
     | {"_linear"},
     {"_stage", "scalings"},
     {"parts", "presets", "probe", "masks", "norms", "feedforward", "balancing"}
-    | {"positions", "layouts", "long_context", "absolute", "biases"},
+    | {"positions", "layouts", "long_context", "absolute", "biases"}
+    | {"token_types"},
     {"_scores", "_banded", "block_masks"},
     {"cores", "qknorm", "routers", "caches", "embedding", "sampling"}
     | {"tokenization"},
-    {"bounded_caches", "grouped_routers", "sparse_mixer"},
+    {"bounded_caches", "factorised", "grouped_routers", "sparse_mixer"},
     {"cache_stacks"},
     {"_call", "_given", "score_cores", "experts"},
     {"multihead", "latent", "moe"},
     {"blocks"},
-    {"scaled", "wirings", "crossing", "layers"},
+    {"scaled", "wirings", "crossing", "layers", "repeated"},
     {"models"},
-    {"seq2seq", "generation"},
+    {"seq2seq", "generation", "text_encoders"},
     {"beams"},
 ]
 BESIDE = {"cost", "initialisation", "interop", "rehearsal"}

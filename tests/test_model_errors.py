@@ -9,7 +9,18 @@ import pytest
 import torch
 
 import tfdoc as t
-from tests.subjects import DECODERS, FFN, HEADS, SEQ2SEQ, D, V
+from tests.subjects import (
+    DECODERS,
+    ENCODERS,
+    FFN,
+    HEADS,
+    SEQ2SEQ,
+    SHARED,
+    TEXT_ENCODERS,
+    TYPED,
+    D,
+    V,
+)
 
 IDS = torch.zeros(1, 3, dtype=torch.long)
 
@@ -33,6 +44,18 @@ def filled() -> t.GrowingCache:
 def decoder(**settings: Any) -> t.Decoder:
     blocks = (t.part(t.PreNormBlock, attention=HEADS, feedforward=FFN),)
     return t.Decoder(D, **{"vocab_size": V, "blocks": blocks, **settings})
+
+
+def typed(types: Any, embed: t.Part[Any] = TYPED) -> Any:
+    return embed.build(D)(IDS, types=types)
+
+
+def bert(name: str = "bert of tokens", **settings: Any) -> Any:
+    return TEXT_ENCODERS[name].but(**settings).build(D)
+
+
+def masked(**settings: Any) -> t.MaskedHead:
+    return t.MaskedHead(D, **{"vocab_size": V, **settings})
 
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
@@ -204,6 +227,161 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: call(t.MultiHeadAttention, D, num_heads=2, core=t.DotProductCore()),
         TypeError,
         "core must be a part, got DotProductCore",
+    ),
+    "built types": (
+        lambda: call(t.TokenEmbedding, D, vocab_size=V, types=t.TokenTypes(D)),
+        TypeError,
+        "types must be a part, got TokenTypes",
+    ),
+    "no types": (
+        lambda: t.TokenTypes(D, num_types=0),
+        ValueError,
+        "num_types must be at least 1, got 0",
+    ),
+    "types for an embedding of none": (
+        lambda: typed(IDS, TYPED.but(types=None)),
+        ValueError,
+        r"this embedding has no token types; build it with types=part\(TokenTypes\)",
+    ),
+    "types as bools": (
+        lambda: typed(IDS > 0),
+        TypeError,
+        r"types must be a tensor of whole numbers, got a tensor of dtype torch.bool .* second.long\(\)",
+    ),
+    "types as a list": (
+        lambda: typed([0, 0, 1]),
+        TypeError,
+        r"types must be a tensor of whole numbers, got \[0, 0, 1\] \(list\)",
+    ),
+    "types of one row": (
+        lambda: typed(IDS[0]),
+        ValueError,
+        r"types must have shape \(1, 3\), one for each token, got \(3,\)",
+    ),
+    "a third type": (
+        lambda: typed(IDS + 2),
+        ValueError,
+        r"types must be from 0 to 1 \(num_types=2\), got 2 to 2",
+    ),
+    "types of words": (
+        lambda: t.TokenTypes(D)(call(IDS.clone)),
+        TypeError,
+        "x must hold floating-point vectors",
+    ),
+    "a negative offset": (
+        lambda: t.LearnedPositions(D, max_positions=4, offset=-1),
+        ValueError,
+        "offset must be at least 0, got -1",
+    ),
+    "longer than a table with an offset": (
+        lambda: t.LearnedPositions(D, max_positions=2, offset=2)(torch.zeros(1, 3, D)),
+        ValueError,
+        "positions 0 to 2 do not fit max_positions=2, which has rows for 0 to 1",
+    ),
+    "a built narrow embedding": (
+        lambda: call(t.FactorisedEmbedding, D, embed=TYPED.build(4), rank=4),
+        TypeError,
+        "embed must be a part, got TokenEmbedding",
+    ),
+    "no rank": (
+        lambda: t.FactorisedEmbedding(D, embed=TYPED, rank=0),
+        ValueError,
+        "rank must be at least 1, got 0",
+    ),
+    "a built block, repeated": (
+        lambda: call(t.RepeatedBlock, D, block=decoder().blocks[0], times=2),
+        TypeError,
+        "block must be a part, got PreNormBlock",
+    ),
+    "never repeated": (
+        lambda: SHARED.but(times=0).build(D),
+        ValueError,
+        "times must be at least 1, got 0",
+    ),
+    "a repeated block with a cache": (
+        lambda: SHARED.build(D)(torch.zeros(1, 3, D), cache=t.GrowingCache()),
+        ValueError,
+        "keys and values of each of its 3 passes, and the cache would need a part for each",
+    ),
+    "a built encoder": (
+        lambda: bert(encoder=ENCODERS["bert"].build(D)),
+        TypeError,
+        "encoder must be a part, got Encoder",
+    ),
+    "no embedding": (
+        lambda: bert(embed=None),
+        TypeError,
+        "embed must be a part, got NoneType",
+    ),
+    "a built pooler": (
+        lambda: bert(head=t.Pooler(D)),
+        TypeError,
+        "head must be a part, got Pooler",
+    ),
+    "tied to no head": (
+        lambda: bert(tied=True),
+        ValueError,
+        r"there is none; head=part\(MaskedHead, vocab_size=...\) is one",
+    ),
+    "a tied pooler": (
+        lambda: bert(tied=True, head=t.part(t.Pooler)),
+        TypeError,
+        "Pooler has no setting 'tied'",
+    ),
+    "an encoder tied by a word": (
+        lambda: bert("masked bert", tied="yes"),
+        TypeError,
+        "tied must be True or False, got 'yes'",
+    ),
+    "types for a text encoder without": (
+        lambda: bert(embed=TYPED.but(types=None))(IDS, types=IDS),
+        ValueError,
+        "this embedding has no token types",
+    ),
+    "a table of another rank": (
+        lambda: bert("albert", head=t.part(t.MaskedHead, vocab_size=V))(IDS),
+        ValueError,
+        rf"weight must have shape \({V}, {D}\), vocab_size and rank, got \({V}, 6\)",
+    ),
+    "a table of other tokens": (
+        lambda: bert("masked bert", head=t.part(t.MaskedHead, vocab_size=9))(IDS),
+        ValueError,
+        rf"weight must have shape \(9, {D}\), vocab_size and rank, got \({V}, {D}\)",
+    ),
+    "a masked head with two weights": (
+        lambda: masked()(torch.zeros(1, D), torch.zeros(V, D)),
+        ValueError,
+        "and another one without",
+    ),
+    "a masked head's bias": (
+        lambda: masked(bias="qkv"),
+        ValueError,
+        "bias must be True, False or 'out', got 'qkv'",
+    ),
+    "a masked head's built norm": (
+        lambda: masked(norm=t.LayerNorm(D)),
+        TypeError,
+        "norm must be a part, got LayerNorm",
+    ),
+    "a masked head's activation": (
+        lambda: masked(activation="gelu"),
+        TypeError,
+        "activation must be a function of a tensor",
+    ),
+    "a masked head's rank": (
+        lambda: masked(rank=0),
+        ValueError,
+        "rank must be at least 1, got 0",
+    ),
+    "a text of nothing": (
+        lambda: t.Pooler(D)(torch.zeros(2, 0, D)),
+        ValueError,
+        r"x must hold at least one token a row, got shape \(2, 0, 16\)",
+    ),
+    "the first of no real token's shape": (
+        lambda: t.Pooler(D)(torch.zeros(2, 3, D), torch.ones(2, 4).bool()),
+        ValueError,
+        r"mask must have shape \(2, 3\)",
     ),
 }
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tfdoc.crossing import PostNormCrossBlock, PreNormCrossBlock
     from tfdoc.embedding import Head, TokenEmbedding
     from tfdoc.experts import ClampedExperts, GatedExperts, ScaledInputExperts
+    from tfdoc.factorised import FactorisedEmbedding
     from tfdoc.feedforward import (
         FeedForward,
         GatedFeedForward,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from tfdoc.probe import Probe, Recording, record
     from tfdoc.qknorm import AcrossHeads, EachHead
     from tfdoc.rehearsal import Rehearsal, rehearse
+    from tfdoc.repeated import RepeatedBlock
     from tfdoc.routers import SigmoidRouter, SoftmaxRouter
     from tfdoc.sampling import (
         MinP,
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from tfdoc.score_cores import SinkCore, SoftcapCore
     from tfdoc.seq2seq import EncoderDecoder
     from tfdoc.sparse_mixer import SparseMixerRouter
+    from tfdoc.text_encoders import MaskedHead, Pooler, TextEncoder
+    from tfdoc.token_types import TokenTypes
     from tfdoc.tokenization import byte_tokenizer, train_bpe
     from tfdoc.wirings import (
         OutputNormBlock,
@@ -107,6 +111,7 @@ __all__ = [
     "EncoderDecoder",
     "Entry",
     "Estimate",
+    "FactorisedEmbedding",
     "FeedForward",
     "GatedExperts",
     "GatedFeedForward",
@@ -122,6 +127,7 @@ __all__ = [
     "Llama3Scaling",
     "LongRoPE",
     "Mask",
+    "MaskedHead",
     "MinP",
     "MixtureOfExperts",
     "ModelCache",
@@ -132,6 +138,7 @@ __all__ = [
     "PairedCache",
     "ParallelBlock",
     "Part",
+    "Pooler",
     "PostNormBlock",
     "PostNormCrossBlock",
     "PreNormBlock",
@@ -144,6 +151,7 @@ __all__ = [
     "Recording",
     "Rehearsal",
     "RelativeBias",
+    "RepeatedBlock",
     "RepetitionPenalty",
     "ResidualScale",
     "RoPE",
@@ -160,7 +168,9 @@ __all__ = [
     "SoftmaxRouter",
     "SparseMixerRouter",
     "Temperature",
+    "TextEncoder",
     "TokenEmbedding",
+    "TokenTypes",
     "TopK",
     "TopP",
     "TransformerBlock",
@@ -221,6 +231,7 @@ if not TYPE_CHECKING:
         "embedding": "Head TokenEmbedding",
         "experts": "ClampedExperts GatedExperts ScaledInputExperts",
         "feedforward": "FeedForward GatedFeedForward SigmoidGate relu_squared",
+        "factorised": "FactorisedEmbedding",
         "generation": "generate stream",
         "grouped_routers": "GroupedSoftmaxRouter",
         "initialisation": "init_deepnorm_ init_gpt2_ init_small_",
@@ -239,12 +250,15 @@ if not TYPE_CHECKING:
         "probe": "Probe Recording record",
         "qknorm": "AcrossHeads EachHead",
         "rehearsal": "Rehearsal rehearse",
+        "repeated": "RepeatedBlock",
         "routers": "SigmoidRouter SoftmaxRouter",
         "sampling": "MinP RepetitionPenalty Rule Temperature TopK TopP",
         "scaled": "DeepNormBlock LayerScale ReZero ResidualScale",
         "score_cores": "SinkCore SoftcapCore",
         "seq2seq": "EncoderDecoder",
         "sparse_mixer": "SparseMixerRouter",
+        "text_encoders": "MaskedHead Pooler TextEncoder",
+        "token_types": "TokenTypes",
         "tokenization": "byte_tokenizer train_bpe",
         "wirings": "OutputNormBlock ParallelBlock SandwichBlock TwoNormParallelBlock",
         "scalings": "DynamicNTKScaling LinearScaling NTKScaling Scaling",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tfdoc._checks import positive, positive_int
+from tfdoc._checks import count, positive, positive_int
 from tfdoc._tensor_checks import Positions, batch_of_vectors, resolve_positions
 
 __all__ = ["LearnedPositions", "Sinusoidal"]
@@ -89,7 +89,7 @@ class Sinusoidal(nn.Module):
 class LearnedPositions(nn.Module):
     r"""Add a learned vector for each position, as GPT-2 and BERT do.
 
-    .. math:: y_p = x_p + E_p
+    .. math:: y_p = x_p + E_{p + \text{offset}}
 
     (Gehring et al. 2017, arXiv:1705.03122.) What was never trained has no row: the model
     ends at `max_positions`.
@@ -99,18 +99,21 @@ class LearnedPositions(nn.Module):
     embed_dim : int
         Width D.
     max_positions : int
-        Rows of the table.
+        How many positions there are: 0 ... max_positions - 1.
+    offset : int
+        Rows in front of that of position 0, which no call reads. BART, OPT and RoBERTa
+        have 2: RoBERTa's table of 514 rows is ``max_positions=512, offset=2``.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is no positive integer, or a call goes beyond the table. On a GPU
+        If a size is no positive integer, `offset` below 0, or a call goes beyond the table. On a GPU
         positions given as a tensor are left to its own check of indices, which does not
         wait for the numbers.
 
     Notes
     -----
-    The parameter ``weight`` has shape (max_positions, D).
+    The parameter ``weight`` has shape (max_positions + offset, D).
 
     Examples
     --------
@@ -121,11 +124,12 @@ class LearnedPositions(nn.Module):
     torch.Size([2, 5, 16])
     """
 
-    def __init__(self, embed_dim: int, *, max_positions: int) -> None:
+    def __init__(self, embed_dim: int, *, max_positions: int, offset: int = 0) -> None:
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
         self.max_positions = positive_int("max_positions", max_positions)
-        self.weight = nn.Parameter(torch.empty(max_positions, embed_dim))
+        self.offset = count("offset", offset)
+        self.weight = nn.Parameter(torch.empty(max_positions + offset, embed_dim))
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, positions: Positions = None) -> Tensor:
@@ -152,16 +156,18 @@ class LearnedPositions(nn.Module):
             at = at.clamp(min=0)  # a negative position is no token: any row will do
             if at.device.type == "cpu" and not torch.compiler.is_compiling():
                 self._within(0, int(at.max()) if at.numel() else 0)
-        return x + F.embedding(at, self.weight)
+        rows = at + self.offset if self.offset else at
+        return x + F.embedding(rows, self.weight)
 
     def _within(self, first: int, last: int) -> None:
         if first < 0 or last >= self.max_positions:
             raise ValueError(
                 f"positions {first} to {last} do not fit max_positions="
-                f"{self.max_positions}, which has rows 0 to {self.max_positions - 1}; "
+                f"{self.max_positions}, which has rows for 0 to {self.max_positions - 1}; "
                 "shorten the input, or build with more and train them"
             )
 
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
-        return f"{self.embed_dim}, max_positions={self.max_positions}"
+        offset = f", offset={self.offset}" if self.offset else ""
+        return f"{self.embed_dim}, max_positions={self.max_positions}{offset}"

@@ -23,7 +23,7 @@ class _Block(nn.Module):
     attn_norm: nn.Module
     ffn_norm: nn.Module
     # What the norms of the two branches are called; None: the branch has none.
-    _norms: tuple[str, str | None] = ("attn_norm", "ffn_norm")
+    _norms: tuple[str | None, str | None] = ("attn_norm", "ffn_norm")
 
     def __init__(
         self,

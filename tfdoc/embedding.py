@@ -17,7 +17,8 @@ __all__ = ["Head", "TokenEmbedding"]
 class TokenEmbedding(nn.Module):
     r"""A vector for each token, with positions, a norm and dropout where a model has them.
 
-    .. math:: x_t = \operatorname{dropout}(\operatorname{norm}(s\,E_{\text{token}} + p_t))
+    .. math:: x_t = \operatorname{dropout}(\operatorname{norm}(
+              s\,E_{\text{token}} + e_{\text{type}} + p_t))
 
     Parameters
     ----------
@@ -28,6 +29,8 @@ class TokenEmbedding(nn.Module):
     positions : Part, optional
         Adds where a token stands: ``part(LearnedPositions, max_positions=1024)`` or
         ``part(Sinusoidal)``. Models with rotary positions have none here.
+    types : Part, optional
+        Adds what kind of token each is: ``part(TokenTypes)``, as in BERT.
     norm : Part, optional
         As in BERT and BLOOM.
     scale : float
@@ -38,8 +41,9 @@ class TokenEmbedding(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        If a size is no positive integer, `positions` or `norm` no part, or a token is
-        not below `vocab_size` (on a GPU torch's own check says so).
+        If a size is no positive integer, `positions`, `types` or `norm` no part, a token
+        not below `vocab_size` (on a GPU torch's own check says so), or a call has types
+        and the embedding none.
 
     Notes
     -----
@@ -62,6 +66,7 @@ class TokenEmbedding(nn.Module):
         *,
         vocab_size: int,
         positions: Part[nn.Module] | None = None,
+        types: Part[nn.Module] | None = None,
         norm: Part[nn.Module] | None = None,
         scale: float = 1.0,
         dropout: float = 0.0,
@@ -70,7 +75,11 @@ class TokenEmbedding(nn.Module):
         self.embed_dim = positive_int("embed_dim", embed_dim)
         self.vocab_size = positive_int("vocab_size", vocab_size)
         self.scale = positive("scale", scale)
-        given: dict[str, object] = {"positions": positions, "norm": norm}
+        given: dict[str, object] = {
+            "positions": positions,
+            "types": types,
+            "norm": norm,
+        }
         for name, recipe in given.items():
             if recipe is not None and not isinstance(recipe, Part):
                 raise TypeError(
@@ -82,11 +91,17 @@ class TokenEmbedding(nn.Module):
         )
         nn.init.normal_(self.weight, std=0.02)
         self.positions = positions.build(embed_dim) if positions else None
+        self.types = types.build(embed_dim) if types else None
         self.norm = norm.build(embed_dim) if norm else None
         self.dropout = nn.Dropout(probability("dropout", dropout))
 
     def forward(
-        self, tokens: Tensor, positions: Positions = None, weight: Tensor | None = None
+        self,
+        tokens: Tensor,
+        positions: Positions = None,
+        weight: Tensor | None = None,
+        *,
+        types: Tensor | None = None,
     ) -> Tensor:
         """Look the vectors up.
 
@@ -98,6 +113,8 @@ class TokenEmbedding(nn.Module):
             0 ... T-1 by default, an offset, or positions of shape (T,) or (B, T).
         weight : Tensor, optional
             A table to look in instead of its own, (V, D): another embedding's.
+        types : Tensor of int, optional
+            Of each token, shape (B, T), where the embedding has types; 0 by default.
 
         Returns
         -------
@@ -113,6 +130,13 @@ class TokenEmbedding(nn.Module):
         x = _rows(tokens, table)
         if self.scale != 1:
             x = x * self.scale
+        if self.types is not None:
+            x = self.types(x, types)
+        elif types is not None:
+            raise ValueError(
+                "this embedding has no token types; build it with types=part(TokenTypes), "
+                "or call it without types"
+            )
         if self.positions is not None:
             x = self.positions(x, positions)
         if self.norm is not None:

@@ -38,50 +38,49 @@ assert (means(4), means(5)) == ([2.5] * 4, [3.0] * 5)
 # %%
 # BERT, and the same numbers
 # --------------------------
-# V tokens, P learned positions, L layers of width D with H heads:
-class Reader(torch.nn.Module):
-    def __init__(self, V, P, D, L, H, mask=None):
-        super().__init__()
-        norm = part(tfdoc.LayerNorm, eps=1e-12)
-        places = part(tfdoc.LearnedPositions, max_positions=P)
-        start = {"vocab_size": V, "positions": places, "norm": norm}
-        self.embed = tfdoc.TokenEmbedding(D, **start)
-        layer = {"num_heads": H, "hidden_dim": 4 * D, "dropout": 0.0}
-        layer = part(tfdoc.TransformerLayer, **layer, norm=norm, mask=mask)
-        self.trunk = tfdoc.Encoder(D, blocks=(layer,) * L)
-
-    def forward(self, tokens, real=None):
-        return self.trunk(self.embed(tokens), real=real)
+# V tokens, P learned positions, L layers of width D with H heads, and *token
+# types*: 0 in a first sentence and 1 in a second:
+def bert(V, P, D, L, H, mask=None, head=None):
+    norm = part(tfdoc.LayerNorm, eps=1e-12)
+    start = part(
+        tfdoc.TokenEmbedding,
+        vocab_size=V,
+        positions=part(tfdoc.LearnedPositions, max_positions=P),
+        types=part(tfdoc.TokenTypes),
+        norm=norm,
+    )
+    layer = {"num_heads": H, "hidden_dim": 4 * D, "dropout": 0.0}
+    layer = part(tfdoc.TransformerLayer, **layer, norm=norm, mask=mask)
+    trunk = part(tfdoc.Encoder, blocks=(layer,) * L)
+    return tfdoc.TextEncoder(D, embed=start, encoder=trunk, head=head)
 
 
 # %%
 # It gets the weights of Hugging Face's BERT, in the order of the parts (by
-# name: :doc:`/learn/6_models/01_complete_layer`). BERT also has *token types*;
-# ours are all the first, whose vector joins each row of the table. ``real`` is
-# False at padding: what comes out there means nothing, and is not compared.
+# name: :doc:`/learn/6_models/01_complete_layer`). ``real`` is False at
+# padding: what comes out there means nothing, and is not compared.
 V, P, D, L, H = 27, 512, 32, 2, 4
-torch.manual_seed(2)
+torch.manual_seed(5)
 sizes = {"vocab_size": V, "hidden_size": D, "intermediate_size": 4 * D}
 config = BertConfig(**sizes, num_hidden_layers=L, num_attention_heads=H)
 theirs = BertModel(config, add_pooling_layer=False).eval()
 for weight in theirs.parameters():  # so that no bias is 0, and no scale 1
     weight.data += 0.2 * torch.randn_like(weight)
-ours = Reader(V, P, D, L, H)
-table, places, types, *norm = theirs.embeddings.state_dict().values()
-weights = [table + types[0], places, *norm]
-for mine, weight in zip(ours.embed.parameters(), weights, strict=True):
-    mine.data.copy_(weight)
-order = sorted(ours.trunk.state_dict(), key=lambda name: name.split(".")[:3])
-weights = theirs.encoder.state_dict().values()
-ours.trunk.load_state_dict(dict(zip(order, weights, strict=True)))
-tokens = torch.randint(V, (2, 9))
+ours = bert(V, P, D, L, H)
+blocks = sorted(ours.encoder.state_dict(), key=lambda k: k.split(".")[:3])
+order = [*ours.embed.state_dict(prefix="embed.")]
+order += [f"encoder.{name}" for name in blocks]
+weights = theirs.state_dict().values()
+ours.load_state_dict(dict(zip(order, weights, strict=True)))
+tokens, types = torch.randint(V, (2, 9)), torch.randint(2, (2, 9))
 real = torch.arange(9) < torch.tensor([[9], [5]])
-expected = theirs(tokens, attention_mask=real.long()).last_hidden_state
-vectors = ours(tokens, real)
+expected = theirs(tokens, real.long(), types).last_hidden_state
+vectors = ours(tokens, real=real, types=types)
 torch.testing.assert_close(vectors[real], expected[real])
 print(f"differs by {(vectors - expected)[real].abs().max():.1e}")
 # sphinx_gallery_start_ignore
-torch.testing.assert_close(vectors[1:, :5], ours(tokens[1:, :5]))
+alone = ours(tokens[1:, :5], types=types[1:, :5])
+torch.testing.assert_close(vectors[1:, :5], alone)
 # sphinx_gallery_end_ignore
 
 # %%
@@ -114,11 +113,11 @@ for row in torch.cat([tokens, tokens.masked_fill(hidden, 2)]):
 # endings; four openings or capitals are left, a loss of :math:`\ln 4`. The
 # least loss is 0 for an encoder, :math:`\frac 2 3 \ln 4` for a causal model.
 def train(mask, steps=350):
-    model, losses = Reader(V, P, D, L, H, mask), []
+    model, losses = bert(V, P, D, L, H, mask), []
     adam = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(steps):
         tokens, hidden = sentences(64)
-        vectors = model(tokens.masked_fill(hidden, 2), tokens > 0)
+        vectors = model(tokens.masked_fill(hidden, 2), real=tokens > 0)
         scores = vectors[hidden] @ model.embed.weight.T  # each token's
         loss = cross_entropy(scores, tokens[hidden])
         adam.zero_grad()
@@ -150,7 +149,7 @@ fig.set_label(
 tokens, hidden = sentences(2000)
 accuracy = {}
 for name, model in models.items():
-    vectors = model(tokens.masked_fill(hidden, 2), tokens > 0)
+    vectors = model(tokens.masked_fill(hidden, 2), real=tokens > 0)
     hits = (vectors @ model.embed.weight.T).argmax(-1) == tokens
     places = [hits[:, i::3][hidden[:, i::3]].float().mean() for i in (1, 2, 3)]
     accuracy[name] = [place.item() for place in places]
@@ -173,7 +172,7 @@ index = torch.stack([model(t[None, t > 0])[0].mean(0) for t in texts])
 def found(extra, told, counted):
     """Share of sentences that, with more padding, still find themselves."""
     tokens = pad(texts, (0, extra))
-    vectors = model(tokens, tokens > 0 if told else None)
+    vectors = model(tokens, real=tokens > 0 if told else None)
     weights = (tokens > 0 if counted else tokens >= 0)[..., None]
     mean = (vectors * weights).sum(1) / weights.sum(1)
     best = (normalize(mean) @ normalize(index).T).argmax(1)
@@ -199,7 +198,7 @@ fig.set_label(
 assert found(0, 1, 0) < 0.9 < found(0, 0, 1) + 0.05
 assert found(20, 1, 0) < found(20, 0, 1)
 tokens = pad(texts, (0, 20))
-first = model(tokens, tokens > 0)[:, 0]
+first = model(tokens, real=tokens > 0)[:, 0]
 lonely = torch.cat([model(text[None, text > 0])[:, 0] for text in texts])
 torch.testing.assert_close(first, lonely, rtol=1e-4, atol=1e-4)
 # sphinx_gallery_end_ignore
@@ -207,15 +206,14 @@ torch.testing.assert_close(first, lonely, rtol=1e-4, atol=1e-4)
 # %%
 # What it costs
 # -------------
-# A layer has :math:`12 D^2 + 13 D` parameters. BERT's own model has two token
-# types and a layer on CLS besides. A pass reads T tokens at once:
+# A layer has :math:`12 D^2 + 13 D` parameters. BERT's own model has a layer on
+# CLS besides, the ``Pooler``. A pass reads T tokens at once:
 book, T = tfdoc.ledger("bert-base-uncased"), 512
 V, P, D, L, H = (book.sizes[symbol] for symbol in "VPDLH")
 with torch.device("meta"):
-    base = Reader(V, P, D, L, H)
-count = (V + P + 2) * D + L * (12 * D**2 + 13 * D)
-assert count == sum(p.numel() for p in base.parameters())
-assert book.total == count + 2 * D + D**2 + D
+    base = bert(V, P, D, L, H, head=part(tfdoc.Pooler))
+count = (V + P + 2 + 2) * D + L * (12 * D**2 + 13 * D) + D**2 + D
+assert count == sum(p.numel() for p in base.parameters()) == book.total
 assert book.flops(1, T) == L * (24 * T * D**2 + 4 * T**2 * D) + 2 * D**2
 print(f"{book.total / 1e6:.1f} million parameters")
 
@@ -262,5 +260,6 @@ assert check(solution) == "right"
 #    & (dice > 0.9), torch.randint(3, 1000, tokens.shape), out)``.
 #
 # **Read on.** Devlin et al., *BERT* (2018, arXiv:1810.04805). The components:
-# :class:`tfdoc.Encoder`, :class:`tfdoc.TokenEmbedding`. Next:
+# :class:`tfdoc.TextEncoder`, :class:`tfdoc.TokenTypes`, :class:`tfdoc.Pooler`,
+# and :class:`tfdoc.MaskedHead` for hidden words. Next:
 # :doc:`/learn/6_models/05_decoder_and_sampling`.

@@ -21,6 +21,7 @@ from tfdoc import (
     Head,
     LayerNorm,
     LearnedPositions,
+    MultiHeadAttention,
     Part,
     PostNormBlock,
     PostNormCrossBlock,
@@ -58,12 +59,17 @@ def bart(c: Config, s: Sizes) -> Part[EncoderDecoder]:
     start: dict[str, Any] = {"vocab_size": s["V"]}
     start["positions"] = part(LearnedPositions, **rows)
     scale = sqrt(s["D"]) if c.scale_embedding else 1.0
-    plain = heads(s, bias=True, mask=None)
-    both = {"feedforward": part(FeedForward, hidden_dim=s["F"], activation=act)}
-    block = part(PostNormBlock, attention=plain, norm=norm, **both)
-    past = plain.but(mask=Causal())
-    crossing = {"attention": past, "cross_attention": plain}
-    cross = part(PostNormCrossBlock, norm=norm, **crossing, **both)
+    ffn = part(FeedForward, hidden_dim=c.encoder_ffn_dim, activation=act)
+    sides = [c.encoder_attention_heads, c.decoder_attention_heads]
+    plain, inner = (part(MultiHeadAttention, num_heads=n) for n in sides)
+    block = part(PostNormBlock, attention=plain, feedforward=ffn, norm=norm)
+    cross = part(
+        PostNormCrossBlock,
+        attention=inner.but(mask=Causal()),
+        cross_attention=inner,
+        feedforward=ffn.but(hidden_dim=c.decoder_ffn_dim),
+        norm=norm,
+    )
     decoder = part(Decoder, blocks=(cross,) * c.decoder_layers, tied=True, **start)
     return part(
         EncoderDecoder,
