@@ -246,10 +246,6 @@ assert check(balancing).startswith("not yet")
 #
 # **Read on.** Jiang et al. (2024), *Mixtral of experts*; Fedus et al. (2021),
 # *Switch transformers*; Wang et al. (2024), *Auxiliary-loss-free load
-# balancing*. The modules: :class:`tfdoc.MixtureOfExperts`; its experts
-# :class:`tfdoc.GatedExperts`, :class:`tfdoc.ClampedExperts` (gpt-oss) and
-# :class:`tfdoc.ScaledInputExperts` (Llama 4); the routers
-# :class:`tfdoc.SoftmaxRouter`, :class:`tfdoc.SigmoidRouter`,
-# :class:`tfdoc.GroupedSoftmaxRouter` and :class:`tfdoc.SparseMixerRouter`;
-# :class:`tfdoc.SigmoidGate` for a shared expert. Next:
+# balancing*. The modules: :class:`tfdoc.MixtureOfExperts`,
+# :class:`tfdoc.SoftmaxRouter`, :class:`tfdoc.SigmoidRouter`. Next:
 # :doc:`the complete layer </learn/6_models/01_complete_layer>`.
