@@ -256,6 +256,6 @@ assert abs(worse[1]) < 1e-4
 #
 #    ``inside(way["own head"], "attention", qk_norm=part(RMSNorm))``
 #
-# **Read on.** Radford et al. (2019): GPT-2. Touvron et al. (2023): Llama,
-# arXiv:2302.13971. RoPE: arXiv:2104.09864, RMSNorm: 1910.07467, SwiGLU:
-# 2002.05202, shared keys: 2305.13245. The component: :class:`tfdoc.Decoder`.
+# **Read on.** GPT-2: Radford et al. (2019). Llama: arXiv:2302.13971, RoPE:
+# 2104.09864, RMSNorm: 1910.07467, SwiGLU: 2002.05202, shared keys: 2305.13245.
+# :class:`tfdoc.Decoder`. Next: :doc:`/learn/6_models/10_published_models`.
