@@ -151,6 +151,23 @@ fig.set_label(
 # sphinx_gallery_end_ignore
 
 # %%
+# Granite leaves the weights alone and multiplies what each branch returns, in
+# every step, by a fixed number. With the same number the start is the same.
+attention = part(tfdoc.MultiHeadAttention, num_heads=4, mask=tfdoc.Causal())
+branches = {"attention": attention}
+branches |= {"feedforward": part(tfdoc.FeedForward, hidden_dim=4 * D)}
+for name, branch in branches.items():
+    scaled = part(tfdoc.ResidualScale, branch=branch, scale=(2 * L) ** -0.5)
+    branches[name] = scaled
+block = part(tfdoc.PreNormBlock, **branches)
+trunk = tfdoc.Encoder(D, blocks=(block,) * L).requires_grad_(False)
+for name, p in trunk.named_parameters():
+    _ = p.normal_(std=0.02) if p.ndim == 2 else p.fill_("norm.w" in name)
+size = trunk(0.02 * torch.randn(2, T, D)).std().item()
+print(f"scaled, after {L} blocks: {size:.2f}")
+assert abs(size / streams[True] - 1) < 0.1
+
+# %%
 # The ratio is near :math:`\sqrt{2L}`, and a little above: the branches are not
 # quite independent.
 #

@@ -248,4 +248,4 @@ assert check(balancing).startswith("not yet")
 # *Switch transformers*; Wang et al. (2024), *Auxiliary-loss-free load
 # balancing*. The modules: :class:`tfdoc.MixtureOfExperts`,
 # :class:`tfdoc.SoftmaxRouter`, :class:`tfdoc.SigmoidRouter`. Next:
-# :doc:`the complete layer </learn/6_models/01_complete_layer>`.
+# :doc:`/learn/5_feedforward/03_kinds_of_mixtures`.

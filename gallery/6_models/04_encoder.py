@@ -207,7 +207,9 @@ torch.testing.assert_close(first, lonely, rtol=1e-4, atol=1e-4)
 # What it costs
 # -------------
 # A layer has :math:`12 D^2 + 13 D` parameters. BERT's own model has a layer on
-# CLS besides, the ``Pooler``. A pass reads T tokens at once:
+# CLS besides, the ``Pooler``. (ALBERT has one layer, :class:`repeated
+# <tfdoc.RepeatedBlock>`, and a :class:`narrow table
+# <tfdoc.FactorisedEmbedding>`.) A pass reads T tokens at once:
 book, T = tfdoc.ledger("bert-base-uncased"), 512
 V, P, D, L, H = (book.sizes[symbol] for symbol in "VPDLH")
 with torch.device("meta"):
