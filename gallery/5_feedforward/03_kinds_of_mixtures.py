@@ -61,15 +61,17 @@ print(f"differs by {(found - torch.stack(by_hand)).abs().max():.0e}")
 # %%
 # What a lead is worth
 # --------------------
-# Eight experts, seven with score 0 and one ahead of them. A sum that is not 1
-# changes how much the whole layer adds to the stream.
+# Eight experts, seven with score 0 and one ahead of them. A sigmoid never says
+# no: a score of 0 still counts a half. And a sum that is not 1 changes how
+# much the whole layer adds to the stream.
 lead = torch.linspace(0.01, 6, 200)
 logits = torch.cat([lead[:, None], torch.zeros(200, 7)], -1)
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
 for name in routers:
     got = weights(logits, name)
-    axes[0].plot(lead, got[:, 0], label=name)
-    axes[1].plot(lead, got.sum(-1))
+    style = "--" if name == "Llama 4" else "-"  # it lies on another line
+    axes[0].plot(lead, got[:, 0], style, label=name)
+    axes[1].plot(lead, got.sum(-1), style)
 for ax, what in zip(axes, ("the best", "both together"), strict=True):
     ax.set(title=f"Weight of {what}", xlabel="lead of the best")
     ax.set(ylim=(0, 2.1))
@@ -77,11 +79,14 @@ _ = axes[0].legend(frameon=False, fontsize=8)
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Two panels of weight against lead. Left, the best expert's weight rises "
-    "from a half to 1 where weights are divided by their sum, from an eighth "
-    "where they are not; Phi-3.5's is 1 at once. Right, the sum of both is 1 "
-    "where it was divided, rises from a quarter to 1 for OLMoE and from 1 to "
-    "one and a half for Llama 4; for Phi-3.5 it is 1 and an eighth or so."
+    "from a half to 1 for Mixtral and Llama 4, to two thirds for DeepSeek-V3, "
+    "from an eighth to 1 for OLMoE; Phi-3.5's is 1 at once. Right, the sum of "
+    "both is 1 for Mixtral and DeepSeek-V3, rises from a quarter to 1 for "
+    "OLMoE and from 1 to one and a half for Llama 4; for Phi-3.5 it is 1 1/7."
 )
+best = {name: weights(logits, name)[-1, 0].item() for name in routers}
+assert min(best, key=best.get) == "DeepSeek-V3"
+assert abs(best["DeepSeek-V3"] - 2 / 3) < 0.01
 # sphinx_gallery_end_ignore
 
 # %%
@@ -116,13 +121,14 @@ for name, kind in kinds.items():
     experts = kind(64, num_experts=1, hidden_dim=128).requires_grad_(False)
     x, shares = 4 * torch.randn(1, 64), torch.linspace(0, 1, 50)
     out = [experts(x, first, w * one).norm() for w in shares]
-    axes[0].plot(shares, torch.stack(out) / out[-1], label=name)
+    style = {"lw": 5 if name == "GatedExperts" else 1.5}  # seen below others
+    axes[0].plot(shares, torch.stack(out) / out[-1], label=name, **style)
     factors = torch.logspace(-1, 3, 50)
     out = [experts(f * x, first, one).norm() for f in factors]
     sizes[name] = torch.stack(out)
-    axes[1].loglog(factors, sizes[name] / sizes[name][0])
-axes[0].set(title="Answer against weight", xlabel="weight")
-axes[1].set(title="Answer against token", xlabel="token times")
+    axes[1].loglog(factors, sizes[name] / sizes[name][0], **style)
+axes[0].set(title="Size of the answer", xlabel="weight")
+axes[1].set(title="Size of the answer", xlabel="token times")
 _ = axes[0].legend(frameon=False, fontsize=8)
 limits = {n: (size[-1] / size[-9]).item() for n, size in sizes.items()}
 assert limits["GatedExperts"] > 10 * limits["ClampedExperts"]
