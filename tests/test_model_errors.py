@@ -203,6 +203,14 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "decoder must be a part, got Decoder",
     ),
+    "a narrow table to share": (
+        lambda: call(
+            SEQ2SEQ["transformer"].but,
+            embed=t.part(t.FactorisedEmbedding, embed=TYPED, rank=4),
+        ).build(D),
+        TypeError,
+        "shared=True needs a TokenEmbedding, got FactorisedEmbedding",
+    ),
     "two sizes of one table": (
         lambda: SEQ2SEQ["two vocabularies"].but(shared=True).build(D),
         ValueError,

@@ -99,6 +99,11 @@ class EncoderDecoder(nn.Module):
         self.encoder = encoder.build(embed_dim)
         self.decoder = decoder.build(embed_dim)
         if flag("shared", shared):
+            if not isinstance(self.embed, TokenEmbedding):
+                raise TypeError(
+                    "shared=True needs a TokenEmbedding, got "
+                    f"{type(self.embed).__name__}; shared=False keeps two tables"
+                )
             if self.embed.vocab_size != self.decoder.vocab_size:
                 raise ValueError(
                     f"shared=True needs one vocab_size, got {self.embed.vocab_size} for "
