@@ -107,9 +107,9 @@ class LearnedPositions(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        If a size is no positive integer, `offset` below 0, or a call goes beyond the table. On a GPU
-        positions given as a tensor are left to its own check of indices, which does not
-        wait for the numbers.
+        If a size is no positive integer, `offset` below 0, or a call goes beyond the
+        table. On a GPU positions given as a tensor are left to its own check of indices,
+        which does not wait for the numbers.
 
     Notes
     -----
