@@ -94,7 +94,9 @@ def tests(session: nox.Session, device: str) -> None:
     """Test the package, every page and the machinery of the site."""
     need(session, device)
     executable = python(session, "test", "docs")
-    run(session, executable, "-m", "pytest", *session.posargs, device=device)
+    # Two processes, a file to each at a time; with arguments one, as debuggers need it.
+    how = session.posargs or ["-n", "2", "--dist", "loadfile"]
+    run(session, executable, "-m", "pytest", *how, device=device)
 
 
 @nox.session(default=False, tags=["test"])
