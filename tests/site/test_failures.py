@@ -49,11 +49,26 @@ def test_bad_page_fails_the_build(site: Site, kind: str) -> None:
 def test_a_page_that_hangs_is_stopped(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TFDOC_PAGE_TIMEOUT", "0.7")
+    monkeypatch.setenv("TFDOC_PAGE_TIMEOUT", "1.5")
     site.page("01_endless", "while True:\n    pass")
     built = site.build()
     assert built.status != 0
-    assert "01_endless.py still runs after 0.7 s" in built.log
+    assert "01_endless.py still runs after 1.5 s" in built.log
+
+
+def test_a_page_that_swallows_the_first_stop_is_stopped(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFDOC_PAGE_TIMEOUT", "1.5")
+    monkeypatch.setattr(clock, "_AGAIN", 1.0)
+    loop = "while True:\n        pass"
+    site.page(
+        "01_deaf",
+        f"try:\n    {loop}\nexcept TimeoutError:\n    {loop}",
+    )
+    built = site.build()
+    assert built.status != 0
+    assert "01_deaf.py still runs after 1.5 s" in built.log
 
 
 def test_a_page_without_assertion_fails(site: Site) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 DEFAULT_LIMIT = 120.0
-_GRACE = 30.0  # for code that swallows the exception or never returns to Python
+_AGAIN = 5.0  # for code that swallows the exception: it gets another
+_GRACE = 30.0  # for code that swallows them all or never returns to Python
 _STATUS = Path("/proc/self/status")
 
 
@@ -56,7 +57,7 @@ def start(page: str) -> None:
 
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, stop_page)
-        signal.setitimer(signal.ITIMER_REAL, limit())
+        signal.setitimer(signal.ITIMER_REAL, limit(), _AGAIN)
     faulthandler.dump_traceback_later(
         limit() + _GRACE, exit=True, file=sys.__stderr__ or sys.stderr
     )
