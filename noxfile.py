@@ -94,18 +94,18 @@ def tests(session: nox.Session, device: str) -> None:
     """Test the package, every page and the machinery of the site."""
     need(session, device)
     executable = python(session, "test", "docs")
-    # Two processes, a file to each at a time; with arguments one, as debuggers need it.
-    how = session.posargs or ["-n", "2", "--dist", "loadfile"]
+    # Two processes; with arguments one, as debuggers need it.
+    how = session.posargs or ["-n", "2", "--dist", "worksteal"]
     run(session, executable, "-m", "pytest", *how, device=device)
 
 
 @nox.session(default=False, tags=["test"])
 def coverage(session: nox.Session) -> None:
     """Measure which branches of the package its own tests reach; 95 % at least."""
-    # What a compiler traces is not seen as run, and takes long: left out here.
+    # What a compiler traces is not seen as run; times are not those of other runs.
     run(
         session, python(session, "test", "docs"), "-m", "pytest", "--ignore=tests/site",
-        "-n", "2", "-m", "not compiles",
+        "-n", "2", "-m", "not compiles and not measures",
         "--cov=tfdoc", "--cov-branch", "--cov-report=term-missing",
         "--cov-fail-under=95", *session.posargs,
     )  # fmt: skip

@@ -241,6 +241,7 @@ def test_layers_share_one_relative_bias() -> None:
     assert shared.weight.grad is not None
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("bias", [ALiBi(4), RelativeBias(4)], ids=str)
 def test_biases_on_meta_exported_and_compiled(bias: Bias) -> None:
     bias = copy.deepcopy(bias)

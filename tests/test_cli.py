@@ -462,6 +462,7 @@ def test_an_estimate_imports_no_torch() -> None:
     )
 
 
+@pytest.mark.measures
 def test_an_estimate_starts_in_a_tenth_of_a_second() -> None:
     """CPU time above that of Python alone, the least of a few disturbed by others.
 

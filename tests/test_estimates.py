@@ -140,6 +140,7 @@ def rehearsed(config: dict[str, Any], **choice: Any) -> Rehearsal:
     )
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("model_type", TYPES)
 @pytest.mark.parametrize("mode", ["train", "infer"])
 def test_published_shapes_against_their_rehearsal(model_type: str, mode: str) -> None:

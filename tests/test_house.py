@@ -160,6 +160,7 @@ def test_importing_tfdoc_imports_no_torch() -> None:
         assert not {"torch", "numpy", "sympy"} & loaded(statement)
 
 
+@pytest.mark.measures
 def test_a_ledger_starts_in_a_tenth_of_a_second() -> None:
     """CPU time above that of Python alone; more where that too takes more than 7 ms."""
     code = "import time; {}; print(time.process_time())"
@@ -175,6 +176,7 @@ def test_importing_a_component_imports_torch_and_little_else() -> None:
     assert not {"matplotlib", "transformers", "sphinx", "pandas"} & everything
 
 
+@pytest.mark.measures
 def test_a_component_costs_what_torch_costs() -> None:
     """At most 5 % more CPU time than torch alone, in alternating runs."""
 

@@ -288,6 +288,7 @@ def test_state_survives_pickle_and_meta() -> None:
     assert torch.equal(model(x), empty(x))
 
 
+@pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiling_whole_changes_nothing() -> None:
     layer = TransformerBlock(16, num_heads=4, mask=Causal())

@@ -267,6 +267,7 @@ print(max(min(seconds(config) for _ in range(20)) for config in configs))
 """
 
 
+@pytest.mark.measures
 def test_a_config_takes_less_than_a_millisecond() -> None:
     """In a Python of its own, where nothing measures what is covered."""
     assert float(fresh(SLOWEST)) < 1e-3

@@ -401,6 +401,7 @@ def test_more_experts_than_tokens(experts: Part[nn.Module]) -> None:
     equal(moe(x), loops.mixture(x, one_by_one(moe), weights, chosen.tolist()))
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str
 )
@@ -426,6 +427,7 @@ def test_compiled_whole_it_is_the_same(
             torch.testing.assert_close(g, other)
 
 
+@pytest.mark.compiles
 @mixtures
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_exported_it_is_the_same(settings: dict[str, Any]) -> None:

@@ -113,6 +113,7 @@ def test_zeros_have_finite_derivatives() -> None:
     assert second.isfinite().all()
 
 
+@pytest.mark.compiles
 def test_compiled_and_exported_it_is_the_same() -> None:
     norm, x = drawn(RMSNorm(8)), torch.randn(2, 3, 8, requires_grad=True)
     compiled: Any = torch.compile(norm, fullgraph=True, backend="aot_eager")

@@ -323,6 +323,7 @@ def test_meta_pickle_and_deepcopy_lose_nothing(scaling: Scaling | None) -> None:
     assert torch.equal(model(x), again(x))
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("scaling", [None, *SCALINGS], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
 def test_export_and_compile_change_nothing(

@@ -54,6 +54,7 @@ def published(name: str, attn: str) -> Callable[[], nn.Module]:
     return lambda: getattr(transformers, kind)(settings)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize(
     "row", DATA["train"], ids=lambda row: "-".join(map(str, row[:6]))
 )
@@ -85,6 +86,7 @@ print(time.process_time() - start)
 """
 
 
+@pytest.mark.measures
 def test_a_rehearsal_takes_seconds() -> None:
     """The slowest of those above, in a Python where nothing measures coverage."""
     assert float(fresh(SLOWEST)) < 5
