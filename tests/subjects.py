@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 from tests.helpers import drawn
 from tfdoc import (
+    AcrossHeads,
     ALiBi,
     Causal,
+    Chunked,
     ClampedExperts,
     Decoder,
+    DeepNormBlock,
     DotProductCore,
+    EachHead,
     Encoder,
     EncoderDecoder,
     FactorisedEmbedding,
@@ -23,7 +27,9 @@ from tfdoc import (
     GatedFeedForward,
     GroupedSoftmaxRouter,
     Head,
+    LatentAttention,
     LayerNorm,
+    LayerScale,
     LearnedPositions,
     MaskedHead,
     MixtureOfExperts,
@@ -33,23 +39,31 @@ from tfdoc import (
     Part,
     PostNormBlock,
     PostNormCrossBlock,
+    Prefix,
     PreNormBlock,
     PreNormCrossBlock,
+    RelativeBias,
     RepeatedBlock,
+    ResidualScale,
+    ReZero,
     RMSNorm,
     RoPE,
     SandwichBlock,
     ScaledInputExperts,
     SigmoidGate,
     SigmoidRouter,
+    SinkCore,
     Sinusoidal,
+    SoftcapCore,
     SoftmaxRouter,
     SparseMixerRouter,
     TextEncoder,
     TokenEmbedding,
     TokenTypes,
     TwoNormParallelBlock,
+    UnitOffsetRMSNorm,
     Window,
+    YaRN,
     part,
 )
 
@@ -90,6 +104,19 @@ ATTENTION: dict[str, Part[Any]] = {
     "QK-norm": ROTARY.but(qk_norm=RMS),
     "window": ROTARY.but(mask=Causal() & Window(3)),
     "wide values": PAST.but(head_dim=(6, 10), num_kv_heads=1),
+    "norm across heads": ROTARY.but(qk_norm=part(AcrossHeads)),
+    "norm of each head": ROTARY.but(qk_norm=part(EachHead, norm=part(LayerNorm))),
+    "YaRN": ROTARY.but(rotary=RoPE(scaling=YaRN(4.0, original_length=64))),
+    "sink": ROTARY.but(core=part(SinkCore)),
+    "capped": ROTARY.but(core=part(SoftcapCore, cap=2.0)),
+    "latent": part(
+        LatentAttention,
+        num_heads=H,
+        head_dim=(6, 4, 5),
+        kv_rank=6,
+        query_rank=7,
+        mask=Causal(),
+    ),
 }
 WIRINGS: tuple[type[nn.Module], ...] = (
     PreNormBlock,
@@ -102,10 +129,37 @@ WIRINGS: tuple[type[nn.Module], ...] = (
 BLOCKS = {
     wiring.__name__: part(wiring, attention=PAST, feedforward=FFN) for wiring in WIRINGS
 }
+BLOCKS |= {
+    "DeepNormBlock": part(DeepNormBlock, attention=PAST, feedforward=FFN, alpha=1.5),
+    "scaled branches": part(
+        PreNormBlock,
+        attention=part(LayerScale, branch=PAST),
+        feedforward=part(ReZero, branch=FFN),
+        norm=part(UnitOffsetRMSNorm),
+    ),
+    "one scale": part(
+        PreNormBlock,
+        attention=part(ResidualScale, branch=PAST, scale=0.2),
+        feedforward=FFN,
+        norm=part(LayerNorm, bias=False),
+    ),
+}
 LLAMA = part(PreNormBlock, attention=ROTARY, feedforward=GATED, norm=RMS)
 MIXTRAL = LLAMA.but(feedforward=MIXTURE)
 GPT2 = part(PreNormBlock, attention=PAST, feedforward=FFN)
 CROSS = part(PreNormCrossBlock, attention=PAST, cross_attention=HEADS, feedforward=FFN)
+T5 = GPT2.but(
+    attention=PAST.but(
+        position_bias=RelativeBias(H, bidirectional=False),
+        core=part(DotProductCore, scale=1.0),
+    )
+)
+
+
+def _of(*blocks: Part[Any]) -> Part[Any]:
+    return part(Decoder, vocab_size=V, blocks=blocks, norm=RMS)
+
+
 DECODERS: dict[str, Part[Any]] = {
     "llama": part(Decoder, vocab_size=V, blocks=(LLAMA,) * 2, norm=RMS),
     "mistral": part(
@@ -140,6 +194,16 @@ DECODERS: dict[str, Part[Any]] = {
         embed_scale=D**0.5,
         tied=True,
         head=part(Head, softcap=30.0),
+    ),
+    "deepseek": _of(LLAMA.but(attention=ATTENTION["latent"])),
+    "gpt-oss": _of(
+        LLAMA.but(attention=ATTENTION["window"].but(core=part(SinkCore))),
+        LLAMA.but(attention=ATTENTION["sink"]),
+    ),
+    "t5": _of(T5, T5),
+    "llama 4": _of(LLAMA.but(attention=ROTARY.but(mask=Causal() & Chunked(3))), LLAMA),
+    "streaming": _of(
+        LLAMA.but(attention=ROTARY.but(mask=Causal() & (Window(3) | Prefix(2))))
     ),
 }
 ENCODERS: dict[str, Part[Any]] = {
@@ -211,6 +275,8 @@ class Subject:
     def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
         """Build it with random weights, in evaluation."""
         module: nn.Module = drawn(self.recipe.build(D)).to(dtype).eval()
+        for buffer in module.buffers():
+            buffer.normal_(std=0.5)
         return module
 
 

@@ -51,6 +51,14 @@ def allowed_table(mask: MaskLike, query: Tensor, key: Tensor) -> Tensor | None:
     return boolean_mask(mask, (*query.shape[:-1], key.shape[-2]))
 
 
+def seen_pairs(allowed: Tensor | None, added: Tensor | None) -> Tensor | None:
+    """Take out the pairs whose bias is -inf: a row that loses them all comes out as 0."""
+    if added is None:
+        return allowed
+    seen = added != float("-inf")
+    return seen if allowed is None else allowed & seen
+
+
 def added_table(bias: BiasLike, query: Tensor, key: Tensor) -> Tensor | None:
     """Turn any bias into a tensor that fits the scores, in their dtype."""
     if bias is None:
@@ -65,8 +73,10 @@ def mask_and_bias(
 ) -> Tensor | None:
     """Write mask and bias as the one tensor that the kernel takes."""
     table, added = allowed_table(mask, query, key), added_table(bias, query, key)
-    if added is None:
-        return table
+    if (
+        added is None
+    ):  # the kernel wants queries and keys, even where all rows are alike
+        return None if table is None else torch.atleast_2d(table)
     if table is not None:
         added = added.masked_fill(~table, float("-inf"))
     return added.expand(*query.shape[:-1], key.shape[-2])

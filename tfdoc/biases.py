@@ -126,7 +126,8 @@ class RelativeBias(nn.Module, Bias):
     Near distances have a bucket each; beyond half of them buckets grow with the logarithm
     of the distance, so that the last one holds `max_distance` and all beyond
     (Raffel et al. 2020, arXiv:1910.10683, section 2.1). T5 shares one such table between
-    all layers of a stack: give the same module to each of them.
+    all layers of a stack: give the same module to each of them. The stack copies it, so
+    that models built from one recipe have a table each.
 
     Parameters
     ----------

@@ -23,6 +23,7 @@ from tfdoc._scores import (
     masked_softmax,
     per_head,
     scaled_scores,
+    seen_pairs,
 )
 from tfdoc.masks import Mask
 from tfdoc.probe import Probe
@@ -91,9 +92,9 @@ def attention(
             [0., 0., 1.]])
     """
     scale = check_heads(query, key, value, scale)
-    table = allowed_table(mask, query, key)
-    scores = scaled_scores(query, key, scale, added_table(bias, query, key))
-    weights = masked_softmax(scores, table)
+    added = added_table(bias, query, key)
+    table = seen_pairs(allowed_table(mask, query, key), added)
+    weights = masked_softmax(scaled_scores(query, key, scale, added), table)
     return F.dropout(weights, probability("dropout", dropout)) @ per_head(value, query)
 
 
@@ -228,8 +229,8 @@ class DotProductCore(nn.Module):
         dropout: float,
     ) -> Tensor:
         scale = check_heads(query, key, value, self.scale)
-        table = allowed_table(mask, query, key)
         added = added_table(bias, query, key)
+        table = seen_pairs(allowed_table(mask, query, key), added)
         scores = self.scores(self._score(query, key, scale, added))
         weights = self.weights(self._weigh(scores, table))
         return F.dropout(weights, dropout) @ per_head(value, query)

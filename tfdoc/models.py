@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from tfdoc._call import PairCall, stand
 from tfdoc._checks import flag, positive_int
 from tfdoc._tensor_checks import batch_of_vectors
+from tfdoc.biases import RelativeBias
 from tfdoc.cache_stacks import ModelCache, fitting_cache
 from tfdoc.caches import Places
 from tfdoc.embedding import Head, TokenEmbedding
@@ -35,7 +38,12 @@ class _Stack(nn.Module):
                     f"blocks and norm must be parts, got {type(recipe).__name__}; "
                     "write part(Component, ...) instead of Component(...)"
                 )
-        self.blocks = nn.ModuleList(block.build(embed_dim) for block in blocks)
+        # Layers may share a bias, which is a module: each model has one of its own.
+        own = copy.deepcopy(blocks)
+        self.blocks = nn.ModuleList(block.build(embed_dim) for block in own)
+        for module in self.blocks.modules():
+            if isinstance(module, RelativeBias):
+                module.to(torch.get_default_device())
         self.norm = nn.Identity() if norm is None else norm.build(embed_dim)
 
     def new_cache(self, max_length: int | None = None) -> ModelCache:
@@ -56,7 +64,7 @@ class _Stack(nn.Module):
         self, x: Tensor, at: Places, cache: ModelCache | None, call: dict[str, Any]
     ) -> Tensor:
         """Run the blocks on vectors; what stands at negative positions is nothing."""
-        if isinstance(at, Tensor) and at.ndim == 2:
+        if isinstance(at, Tensor):
             x = x.masked_fill((at < 0).unsqueeze(-1), 0)
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(

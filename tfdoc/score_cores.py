@@ -185,7 +185,10 @@ class SinkCore(DotProductCore):
         that share keys have sinks of their own, and no matrix holds them. It comes with
         seven empty ones, since kernels want widths in eights.
         """
-        sinks = (self._sinks(query) / scale).expand(*query.shape[:-1], 1)
+        # Finite, even for a sink of -inf, which is none: it meets zeros of other keys.
+        most = torch.finfo(query.dtype).max / max(1.0, scale)
+        sinks = (self._sinks(query) / scale).clamp(-most, most)
+        sinks = sinks.expand(*query.shape[:-1], 1)
         query = F.pad(torch.cat([query, sinks], -1), (0, 7))
         key = F.pad(key, (0, 8, 1, 0))
         key[..., 0, -8] = 1
