@@ -86,8 +86,8 @@ pd.DataFrame(shown, index=pd.Index(steps, name="step"))
 # - *hidden*, *feed-forward*: :doc:`each token on its own
 #   </learn/5_feedforward/01_feedforward>`. *out*: the stream, plus that.
 #
-# Written out, the block is two lines again. The same weights in PyTorch's
-# layer give the same numbers.
+# Written out, the block is two lines again. PyTorch has such a layer; with its
+# weights, ours gives the same numbers.
 x, y = steps["table"], steps["out"]
 h = x + block.attention(block.attn_norm(x))
 by_hand = h + block.feedforward(block.ffn_norm(h))
@@ -104,23 +104,25 @@ print(f"largest difference {(ours(x) - theirs(x)).abs().max():.0e}")
 # Only attention tells the others
 # -------------------------------
 # Change one word, cat to dog, and see after which step which token notices.
+# Squared and summed, the change of each step is shared out among the tokens:
 other = way(dog)
 changes = [other[step][0] - steps[step][0] for step in steps]
-sizes = torch.stack(
-    [change.norm(dim=-1) / change.norm() for change in changes]
-)
+squares = torch.stack([change.square().sum(-1) for change in changes])
+sizes = squares / squares.sum(1, keepdim=True)
 told = [size.nonzero().flatten().tolist() for size in sizes]
 assert told == [[1]] * 3 + [[1, 2, 3, 4, 5]] * 6
 
 fig, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
 sizes[sizes == 0] = torch.nan  # left empty
-image = ax.imshow(sizes.tolist(), "viridis", "log", vmin=0.01, vmax=1)
+image = ax.imshow(sizes.tolist(), "viridis", "log", vmin=1e-3, vmax=1)
 ax.set_xticks(range(T), ["The", "cat/dog", "sat", "on", "the", "mat"])
 ax.set_yticks(range(len(steps)), steps)
 ax.set_title("Who notices that the cat became a dog")
 ax.set_aspect("auto")
-fig.colorbar(image, ax=ax, format="%g", label="share of the change")
+fig.colorbar(image, ax=ax, format="%g", label="share of the squared change")
 # sphinx_gallery_start_ignore
+assert sizes.nansum(1).allclose(torch.ones(len(steps)))
+assert sizes.nan_to_num(1).min() > 1e-3
 fig.set_label(
     "Nine steps by six tokens. Down to the values only the changed word "
     "differs. From attention on, every later word differs too, and the first "

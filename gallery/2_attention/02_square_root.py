@@ -95,9 +95,10 @@ fig.set_label(
 #
 # Why that starves the gradient
 # -----------------------------
-# A softmax that has made up its mind passes no gradient: its derivative is
-# :math:`w_i(\delta_{ij} - w_j)`, zero when one weight is 1 and the others
-# are 0. Follow the gradient back to each query.
+# A softmax that has made up its mind passes no gradient. The derivative of
+# weight i by score j is :math:`-w_i w_j`, and :math:`w_i (1 - w_i)` for i = j:
+# all zero when one weight is 1 and the others are 0. Follow the gradient back
+# to each query.
 
 
 def gradient_at_queries(d, scale, keys=64, draws=500):

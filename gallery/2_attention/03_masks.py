@@ -144,8 +144,8 @@ fig.set_label(
 
 # %%
 # On the right each token reads its future, which in training is the answer.
-# The last one has none: NaN. An inverted padding mask warns less: full rows
-# turn NaN, rows with padding read the padding only. The mend is one ``~``.
+# The last one has none: NaN. An inverted padding mask gives NaN in full rows
+# only; the others read their padding, in silence. The mend is one ``~``.
 #
 # Pitfall: nothing left to see
 # ----------------------------

@@ -109,9 +109,9 @@ fig.set_label(
 
 # %%
 # The dotted lines are :math:`1 - H/4`. A head that goes by position hands on
-# *one* mixture of the tokens; from H mixtures one can recover H of four
-# independent things, and nothing of the others. The four heads, watched with
-# :func:`tfdoc.record`:
+# *one* mixture of the tokens. H mixtures of four independent things explain
+# :math:`H/4` of their variance at most: H of them whole, or a part of each.
+# The four heads, watched with :func:`tfdoc.record`:
 with tfdoc.record(model, "core.weights") as seen:
     model(inputs)
 weights = seen["core.weights"].detach()  # (B, H, queries, keys)

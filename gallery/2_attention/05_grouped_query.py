@@ -185,12 +185,13 @@ fig.set_label(
 # %%
 # Pitfall: the config that forgot
 # -------------------------------
-# Rebuild the model, leave out ``num_key_value_heads``, and nothing complains:
-# the default is one each. How many texts fit beside the weights then?
+# Rebuild the model, leave out ``num_key_value_heads``, and nothing complains
+# until you load weights: the default is one each. The weights are a little
+# larger, the cache is far larger. How many texts fit beside the weights then?
 forgot = hf.LlamaConfig(hidden_size=4096, num_attention_heads=32)
 shape = 128_256, 4096, 32, 14_336, 32  # V, D, L, F, H
-weights_gb = 2 * tfdoc.estimate_params(*shape, num_kv_heads=8)
 for groups in (8, forgot.num_key_value_heads):
+    weights_gb = 2 * tfdoc.estimate_params(*shape, num_kv_heads=groups)
     gigabytes = cache_bytes(8192, groups) / 1e9
     fit = int((80 - weights_gb) / gigabytes)
     print(f"G = {groups:2d}: {gigabytes:.2f} GB, {fit} sequences on 80 GB")
@@ -233,4 +234,4 @@ assert check(
 # **Read on.** Ainslie et al., *GQA* (2023), from whom the exercise is;
 # Shazeer, *Fast transformer decoding: one write-head is all you need* (2019).
 # In the package: :class:`tfdoc.MultiHeadAttention`. Next:
-# :doc:`/learn/2_attention/09_fused_attention`.
+# :doc:`/learn/2_attention/06_sliding_windows_and_sinks`.

@@ -2,10 +2,11 @@ r"""
 Sliding windows and sinks: attention that forgets, and what it must keep
 ========================================================================
 
-Mistral, Gemma and gpt-oss let most layers look back a fixed number of tokens.
-Read this page if you load such a model, serve long texts, or wonder why so
-many heads stare at the first token. At the end you can count how far a
-window reaches, tell a window of w from one of w + 1, and say what a sink is.
+Mistral 7B (v0.1) lets every layer look back a fixed number of tokens, Gemma 3
+most of its layers, gpt-oss every second one. Read this page if you load such a
+model, serve long texts, or wonder why so many heads stare at the first token.
+At the end you can count how far a window reaches, tell a window of w from one
+of w + 1, and say what a sink is.
 """
 
 # %%
@@ -16,7 +17,7 @@ window reaches, tell a window of w from one of w + 1, and say what a sink is.
 import matplotlib.pyplot as plt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GptOssConfig, MistralConfig
+from transformers import Gemma3TextConfig, GptOssConfig, MistralConfig
 from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention
 
@@ -82,14 +83,11 @@ fig.set_label(
 # A query meets w keys instead of all: work and memory grow with
 # :math:`T w` instead of :math:`T^2`. :func:`tfdoc.fused_attention` computes
 # the band block by block. Memory of the cache stops at w - 1 tokens.
-d = 64
+d, masks = 64, {"all": Causal(), "band": Causal() & Window(128)}
 for length in (1024, 2048, 4096):
     x = torch.empty(1, 1, length, d, device="meta")
     work = {}
-    for name, mask in {
-        "all": Causal(),
-        "band": Causal() & Window(128),
-    }.items():
+    for name, mask in masks.items():
         with FlopCounterMode(display=False) as counter:
             tfdoc.fused_attention(x, x, x, mask)
         work[name] = counter.get_total_flops()
@@ -99,9 +97,8 @@ for length in (1024, 2048, 4096):
 q, k, v = torch.randn(3, 1, 2, 700, 16, dtype=torch.float64)
 exact = tfdoc.attention(q, k, v, Causal() & Window(128))
 banded = tfdoc.fused_attention(q, k, v, Causal() & Window(128))
-print(
-    f"blocks differ from the full matrix by {(banded - exact).abs().max():.1e}"
-)
+apart = (banded - exact).abs().max()
+print(f"blocks differ from the full matrix by {apart:.1e}")
 torch.testing.assert_close(banded, exact, rtol=1e-12, atol=1e-12)
 
 # %%
@@ -133,9 +130,9 @@ key[:, 0], key[0, 0], value[0] = 0.0, 3.0, 0.0
 
 
 def read(key, value, keep):
-    """What the query reads of the keys that are kept, and its weights."""
+    """What the query reads of the keys kept, and the weight of token 0."""
     weights = (key[keep] @ query / d**0.5).softmax(0)
-    return weights @ value[keep], weights
+    return weights @ value[keep], weights[keep == 0].sum()
 
 
 everyone, last = torch.arange(T), torch.arange(T)[-8:]
@@ -145,18 +142,23 @@ sizes = {
     "the last 8": read(key, value, last),
     "the first and the last 8": read(key, value, kept),
 }
-for name, (out, weights) in sizes.items():
-    print(f"{name:25s} reads {out.norm():.2f}, first key {weights[0]:.2f}")
+for name, (out, sink) in sizes.items():
+    print(f"{name:25s} reads {out.norm():.2f}, token 0 gets {sink:.2f}")
 norms = [out.norm().item() for out, _ in sizes.values()]
 assert norms[1] > 5 * norms[0]
 assert norms[2] < 2 * norms[0]
+# sphinx_gallery_start_ignore
+sinks = [sink.item() for _, sink in sizes.values()]
+assert min(sinks[0], sinks[2]) > 0.9
+assert sinks[1] == 0
+# sphinx_gallery_end_ignore
 
 # %%
 # Where the window drops the sink, its weight falls on whatever is left, and
 # the layer reads noise: so breaks a model trained without a window. Keeping
-# the first tokens mends it: ``Causal() & (Window(w) | Prefix(4))``.
-
-# %%
+# the first tokens mends it: ``Causal() & (Window(w) | Prefix(4))``; on texts
+# beyond the trained length, with positions counted within what is kept.
+#
 # A sink that is no token
 # -----------------------
 # gpt-oss gives each head a learned score that takes part in the softmax and
@@ -184,6 +186,12 @@ torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 print(f"gpt-oss differs by {(out - expected).abs().max():.1e}")
 sums = seen["core.weights"].sum(-1)[0]
 assert (sums < 1).all()
+# sphinx_gallery_start_ignore
+for config, most in (Gemma3TextConfig(), 0.8), (GptOssConfig(), 0.5):
+    kinds = [kind == "sliding_attention" for kind in config.layer_types]
+    assert most <= sum(kinds) / len(kinds) < most + 0.1
+assert all(kinds[::2])
+# sphinx_gallery_end_ignore
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
@@ -235,4 +243,5 @@ assert check(lambda n, w: -(-(n - 1) // (w - 1))) == "right"
 #
 # **Read on.** Xiao et al., *Efficient streaming language models with attention
 # sinks* (2023, arXiv:2309.17453). The components: :class:`tfdoc.Window`,
-# :class:`tfdoc.Prefix`, :class:`tfdoc.SinkCore`.
+# :class:`tfdoc.Prefix`, :class:`tfdoc.SinkCore`. Next:
+# :doc:`/learn/2_attention/07_cross_attention`.

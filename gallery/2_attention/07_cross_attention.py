@@ -39,11 +39,11 @@ B, T, S, D, H = 2, 4, 7, 16, 2
 theirs = nn.MultiheadAttention(D, H, batch_first=True)
 ours = tfdoc.from_torch(theirs)
 x, context = torch.randn(B, T, D), torch.randn(B, S, D)
-heads = [
+q, k, v = (
     y.unflatten(-1, (H, D // H)).transpose(1, 2)
     for y in (ours.q_proj(x), ours.k_proj(context), ours.v_proj(context))
-]
-mixed = F.scaled_dot_product_attention(*heads)
+)
+mixed = (q @ k.mT / (D // H) ** 0.5).softmax(-1) @ v
 by_hand = ours.o_proj(mixed.transpose(1, 2).flatten(2))
 expected = theirs(x, context, context)[0]
 for name, y in {"tfdoc": ours(x, context), "PyTorch": expected}.items():
@@ -190,4 +190,5 @@ assert check(lambda L, n, S, D: L * (n - 1) * 4 * S * D**2) == "right"
 # **Read on.** Bahdanau et al., *Neural machine translation by jointly learning
 # to align and translate* (2015, arXiv:1409.0473), where it began. The
 # components: :class:`tfdoc.MultiHeadAttention`,
-# :class:`tfdoc.PostNormCrossBlock`, :class:`tfdoc.EncoderDecoder`.
+# :class:`tfdoc.PostNormCrossBlock`, :class:`tfdoc.EncoderDecoder`. Next:
+# :doc:`/learn/2_attention/08_latent_attention`.

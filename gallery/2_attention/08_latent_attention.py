@@ -109,7 +109,9 @@ print(f"DeepSeek's differs by {(out - expected).abs().max():.1e}")
 # ----------------------
 # The cache holds a latent and one turned key a token, whatever the number of
 # heads. A single query meets it absorbed: all heads share the latents as keys
-# and as values, as in multi-query attention.
+# and as values, as in :doc:`multi-query attention
+# </learn/2_attention/05_grouped_query>`. A head's matrix U for values is
+# applied after the average: :math:`\sum_j w_j U c_j = U \sum_j w_j c_j`.
 cache = GrowingCache()
 steps = [ours(token, cache=cache) for token in x.split(1, dim=1)]
 torch.testing.assert_close(torch.cat(steps, 1), out, rtol=1e-4, atol=1e-5)
@@ -154,10 +156,11 @@ fig.set_label(
 # %%
 # Pitfall: turning what comes from the latent
 # -------------------------------------------
-# Why a key of its own for positions? Turn the key :math:`W c` at position p,
-# and the score is :math:`q^T T_p W c`: between the query and the latent
-# stands a turn that differs from key to key, so W can no longer move to the
-# query's side. Who absorbs anyway gets other scores:
+# Why a key of its own for positions? Turn the key :math:`W c` at position p
+# by the rotation :math:`\Omega_p`. The score is :math:`q^T \Omega_p W c`:
+# between the query and the latent stands a turn that differs from key to key,
+# so W can no longer move to the query's side. Who absorbs anyway gets other
+# scores:
 rope, d, S = RoPE(), 16, 6
 up, q = torch.randn(d, R), torch.randn(d)
 latents = torch.randn(S, R)
@@ -166,7 +169,7 @@ right = turned @ q
 wrong = latents @ (up.T @ q)
 error = (right - wrong).norm() / right.norm()
 gap = (right[0] - wrong[0]).abs()
-print(f"relative error {error:.2f}; at position 0 it is {gap:.0e}")
+print(f"relative error {error:.2f}; off by {gap:.0e} at position 0")
 assert error > 0.3
 assert gap < 1e-4
 
@@ -203,5 +206,5 @@ assert check(lambda R, t, H, p, v: (R + t, H * (p + t + v))) == "right"
 #    ``rank + turned`` and ``heads * (plain + turned + value)``.
 #
 # **Read on.** DeepSeek-AI, *DeepSeek-V2* (2024, arXiv:2405.04434). The
-# component: :class:`tfdoc.LatentAttention`. Before it:
-# :doc:`/learn/2_attention/05_grouped_query`.
+# component: :class:`tfdoc.LatentAttention`. Next:
+# :doc:`/learn/2_attention/09_fused_attention`.

@@ -106,7 +106,7 @@ fig.set_label(
 
 def kept(attend, length, mask=None):
     """Bytes kept for the backward pass: one head of width 64, float32."""
-    heads = torch.randn(3, 1, 1, length, 64, requires_grad=True)
+    heads = [torch.randn(1, 1, length, 64, requires_grad=True) for _ in "qkv"]
     sizes = {}
 
     def note(tensor):
@@ -130,7 +130,7 @@ curves = {"exact": exact, "fused, table": table, "fused, Causal()": rule}
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for (name, sizes), style in zip(curves.items(), "Do^", strict=True):
     ax.loglog(lengths, [s / 2**20 for s in sizes], f"{style}-", label=name)
-ax.lines[0].set_markersize(11)  # the second curve lies on the first
+ax.lines[0].set_markersize(11)  # the second curve hides it
 ax.set(title="Kept for the backward pass", xlabel="tokens", ylabel="MiB")
 ax.set_xticks(lengths, lengths)
 ax.minorticks_off()
@@ -139,18 +139,18 @@ _ = ax.legend(frameon=False)
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Memory kept against the length, both logarithmic. Exact attention and "
-    "fused attention with a mask table rise with the square of the length; "
-    "fused attention with the rule Causal() rises in proportion to it."
+    "fused attention with a mask table soon rise with the square of the "
+    "length, side by side; with the rule Causal(), in proportion to it."
 )
 # sphinx_gallery_end_ignore
 
 # %%
-# All keep queries, keys, values and one more set of T vectors. On top, exact
-# attention keeps the matrix, :math:`T^2` numbers; fused attention keeps one
-# number for each query, the logarithm of its sum of exponentials, from which
-# the backward pass makes the weights again.
+# All keep keys, values and queries (exact attention, those times the scale).
+# On top, exact attention keeps the matrix, :math:`T^2` numbers; fused, its
+# output and one number a query, the logarithm of its sum of exponentials.
+# From these the backward pass makes the weights again.
 for T, matrix, mask, fused in zip(lengths, exact, table, rule, strict=True):
-    assert abs(matrix / (4 * (4 * T * 64 + T**2)) - 1) < 0.01
+    assert abs(matrix / (4 * (3 * T * 64 + T**2)) - 1) < 0.01
     assert abs(fused / (4 * (4 * T * 64 + T)) - 1) < 0.01
     assert mask > fused + T**2
 print(f"at {T} tokens: {matrix / fused:.0f} times less")
@@ -233,6 +233,6 @@ assert check(lambda a, la, b, lb: b + (la - lb).sigmoid() * (a - b)) == "right"
 #    ``share * out_a + (1 - share) * out_b``. The first half's share is its
 #    sum over both sums, :math:`e^a / (e^a + e^b)`, a sigmoid.
 #
-# **Read on.** Milakov and Gimelshein (2018) found the online softmax; Dao et
-# al., *FlashAttention* (2022), built the kernel around it, which
-# :func:`tfdoc.fused_attention` calls. Next: :doc:`/learn/3_positions/02_rope`.
+# **Read on.** Milakov and Gimelshein (2018), the online softmax; Dao et al.,
+# *FlashAttention* (2022), a kernel around it; :func:`tfdoc.fused_attention`.
+# Next: :doc:`/learn/3_positions/01_sinusoidal_and_learned`.

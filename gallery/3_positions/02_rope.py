@@ -55,8 +55,8 @@ assert turns[1].angle().allclose(0.1 ** torch.arange(4.0).double())
 # sphinx_gallery_start_ignore
 fig.set_label(
     "One arrow for each position from 0 to 5, on a circle. Left, the first "
-    "pair of channels goes once around; right, the second turns ten times "
-    "more slowly and fans out by half a radian."
+    "pair of channels goes most of the way around; right, the second turns "
+    "ten times more slowly and fans out by half a radian."
 )
 # sphinx_gallery_end_ignore
 
@@ -174,15 +174,20 @@ for rows in torch.arange(d), reordered:
 print("relative error as loaded {:.2f}, reordered {:.0e}".format(*errors))
 assert errors[0] > 0.5
 assert errors[1] < 1e-5
+# sphinx_gallery_start_ignore
+half = RoPE(layout="half")
+ours = [half(x @ w.T, positions) for w in theirs]
+torch.testing.assert_close(ours[0] @ ours[1].mT, true, rtol=1e-4, atol=1e-3)
+# sphinx_gallery_end_ignore
 
 # %%
-# The mend: :func:`tfdoc.half_to_interleaved`, on both when you load them.
+# The mend: ``RoPE(layout="half")``, or :func:`tfdoc.half_to_interleaved` on
+# both when you load them.
 #
 # Pitfall: positions in bfloat16
 # ------------------------------
 # bfloat16 has eight significant bits. Above 256 it skips odd positions, then
-# more, and tokens collide. Compute angles in float32 at least (``tfdoc``
-# takes float64).
+# more, and tokens collide. Take float32 for angles, or float64 as ``tfdoc``.
 place = torch.arange(8192).double()
 rounded = place.bfloat16().double()
 wrong = (rounded.cos() - place.cos()).abs().max()

@@ -46,7 +46,7 @@ print(f"{news} of {d // 2} pairs never complete a turn")
 # angle is new, but neighbours come closer. **NTK-aware** scaling enlarges the
 # base: the slowest pair gets all of the 4, the fastest nothing. **YaRN** and
 # **Llama 3** sort the pairs by turns: many, keep; less than one, divide by 4;
-# a ramp between.
+# a ramp between. YaRN also enlarges all scores: more keys blur the weights.
 factor = 4.0
 scalings = {
     "none": None,
@@ -78,6 +78,11 @@ fig.set_label(
 # the 4 that they need.
 assert slower["NTK-aware"][turns < 1].min() < 0.8 * factor
 # sphinx_gallery_start_ignore
+one = torch.ones(1, 1, 1, d)
+for name, scaling in scalings.items():
+    longer = RoPE(scaling=scaling)(one).norm() / one.norm()
+    growth = 0.1 * math.log(factor) + 1 if name == "YaRN" else 1
+    assert abs(longer / growth - 1) < 1e-5
 for name in ("YaRN", "Llama 3"):
     assert (slower[name][turns > 32] - 1).abs().max() < 1e-9
     assert (slower[name][turns < 0.5] - factor).abs().max() < 1e-9
@@ -245,6 +250,6 @@ assert check(lambda base, factor, d: base * factor ** (d / (d - 2))) == "right"
 #    :math:`\text{base}^{-(d-2)/d}`, so the base has to grow by the factor to
 #    the power :math:`d/(d-2)`.
 #
-# **Read on.** Peng et al., *YaRN* (2023), tell the story of them all. The
-# classes stand under :class:`tfdoc.Scaling`. Next:
+# **Read on.** Peng et al., *YaRN* (2023), tell the story of the first three;
+# the fourth came with Llama 3.1 (2024). Classes: :class:`tfdoc.Scaling`. Next:
 # :doc:`/learn/3_positions/04_alibi_and_relative_bias`.

@@ -12,7 +12,7 @@ say what the addition costs.
 # %%
 # A fine on distance
 # ------------------
-# Scores lose a *slope* m for each token between query and key. The softmax
+# Scores lose a *slope* m for each step from query to key. The softmax
 # turns differences into ratios: each step away divides the weight by
 # :math:`e^m`. Four tokens whose scores would tie, with m = 1/2:
 import matplotlib.pyplot as plt
@@ -34,8 +34,8 @@ assert (weights[3, 1:] / weights[3, :-1]).allclose(torch.tensor(0.5).exp())
 
 # %%
 # Every head has a slope of its own: :math:`m_h = 2^{-8h/H}` for the heads
-# :math:`h = 1, \ldots, H`. The first looks at its neighbours, the last far
-# back. Nothing is learned.
+# :math:`h = 1, \ldots, H`, if H is a power of two (:class:`tfdoc.ALiBi` has
+# the other H). The first looks nearby, the last far back. None is learned.
 at = torch.arange(100)
 share = ALiBi(8)(at[-1:], at)[:, 0].softmax(-1)  # heads and keys
 fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
@@ -91,10 +91,10 @@ for sign in (-1, 1):
 # %%
 # Learned: T5's buckets
 # ---------------------
-# T5 learns the numbers, one for each head and *bucket* of distances. Near
-# ones have a bucket each; far ones share, the further the more; the furthest
-# are all in one. Keys on either side have 16 buckets. There is *one* such
-# table for all layers of a stack: give the same module to each.
+# T5 learns the numbers, one for each head and *bucket* of distances, apart for
+# keys before and after. Near ones have a bucket each; far ones share, ever
+# more, the furthest all in one. A stack has *one* table: give each layer the
+# same module, and a core of scale 1: T5 does not divide by :math:`\sqrt{d}`.
 relative = RelativeBias(H)
 offset = torch.arange(-200, 201)  # the key's place minus the query's
 rows = relative.bucket(offset)
@@ -108,7 +108,7 @@ ax.set(xlabel="key, relative to the query", ylabel="bucket")
 fig.set_label(
     "The bucket of each distance from minus to plus 200. Steps of one token "
     "near zero, ever longer steps outwards, flat from about 90 on; "
-    "keys after the query use buckets 16 to 31."
+    f"keys after the query use buckets {rows[201]} to {rows[-1]}."
 )
 # sphinx_gallery_end_ignore
 
