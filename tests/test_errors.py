@@ -302,7 +302,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "before the table",
         lambda: t.LearnedPositions(8, max_positions=4)(x(1, 2, 8), -1),
         ValueError,
-        "positions -1 to 0 do not fit max_positions=4",
+        "positions=-1 as an offset must be at least 0",
     ),
     # Biases.
     (
@@ -492,7 +492,71 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "float positions",
         lambda: mha()(x(1, 3, 8), positions=torch.arange(3.0)),
         TypeError,
-        "a tensor of integers, got torch.float32",
+        "a tensor of int64 or int32, got a tensor of dtype torch.float32",
+    ),
+    (
+        "a mask of real tokens as positions",
+        lambda: mha()(x(1, 3, 8), positions=torch.ones(1, 3, dtype=torch.bool)),
+        TypeError,
+        "goes to a model's real=",
+    ),
+    (
+        "bytes of positions",
+        lambda: t.RoPE()(x(1, 1, 3, 2), torch.arange(3).byte()),
+        TypeError,
+        "positions must be a tensor of integers, got dtype torch.uint8",
+    ),
+    (
+        "positions that are true",
+        lambda: mha()(x(1, 3, 8), positions=True),
+        TypeError,
+        "an integer offset or a tensor of integers, got bool",
+    ),
+    (
+        "a core told of other heads",
+        lambda: mha(core=t.part(t.SinkCore, num_heads=8)),
+        ValueError,
+        "the core part has num_heads=8 and the attention 2",
+    ),
+    (
+        "a word for a bias",
+        lambda: t.FeedForward(8, bias="none"),  # type: ignore[arg-type]
+        TypeError,
+        "bias must be True or False, got 'none'",
+    ),
+    (
+        "choices of other tokens",
+        lambda: t.GatedExperts(8, num_experts=4, hidden_dim=8)(
+            x(3, 8), torch.zeros(2, 2, dtype=torch.long), torch.ones(2, 2)
+        ),
+        ValueError,
+        "chosen and weights must have shape (..., k) for x of shape (..., D)",
+    ),
+    (
+        "choices that are no numbers",
+        lambda: t.GatedExperts(8, num_experts=4, hidden_dim=8)(
+            x(3, 8), torch.zeros(3, 2), torch.ones(3, 2)
+        ),
+        TypeError,
+        "chosen must hold experts' numbers (int64), got torch.float32",
+    ),
+    (
+        "one special token",
+        lambda: t.byte_tokenizer(special="<end>"),  # type: ignore[arg-type]
+        TypeError,
+        "special must be a tuple of texts, got '<end>'; write (text,)",
+    ),
+    (
+        "a special letter",
+        lambda: t.byte_tokenizer(special=("a",)),
+        ValueError,
+        "a special token must be a text of at least two bytes",
+    ),
+    (
+        "special twice",
+        lambda: t.train_bpe(["a"], vocab_size=300, special=("<x>", "<x>")),
+        ValueError,
+        "special must name each token once",
     ),
     (
         "a list of positions",

@@ -13,6 +13,7 @@ from tfdoc._tensor_checks import (
     Positions,
     additive_bias,
     boolean_mask,
+    first_position,
     resolve_positions,
     token_mask,
 )
@@ -42,8 +43,8 @@ def places(
     """Return where the tokens of `x` stand: behind the cache's, if nothing is said."""
     if positions is None:
         return 0 if cache is None else cache.ahead(x.shape[1])
-    if isinstance(positions, int) and not isinstance(positions, bool):
-        return positions
+    if not isinstance(positions, Tensor):
+        return first_position(positions)
     return resolve_positions(positions, x)
 
 

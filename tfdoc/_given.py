@@ -52,9 +52,14 @@ def _told(name: str, given: object, example: str, num_heads: int) -> Part[nn.Mod
         raise TypeError(
             f"{name} must be a part, got {type(given).__name__}; {example} makes one"
         )
-    if "num_heads" in inspect.signature(given.component).parameters:
-        return given.but(num_heads=num_heads)
-    return given
+    if "num_heads" not in inspect.signature(given.component).parameters:
+        return given
+    if (asked := given.settings.get("num_heads", num_heads)) != num_heads:
+        raise ValueError(
+            f"the {name} part has num_heads={asked} and the attention {num_heads}; leave "
+            f"it out in the {name} part"
+        )
+    return given.but(num_heads=num_heads)
 
 
 def given_bias(bias: object, num_heads: int) -> Bias | None:

@@ -36,6 +36,7 @@ def _in_parts(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype is weight.dtype is torch.float32
         and not torch.compiler.is_compiling()  # which chooses its own products
+        and not torch.is_autocast_enabled("cpu")  # where this would leave its precision
         and 0 < x.numel() <= _NUMBERS
         and x.shape[2] == weight.shape[1]
         and len(weight) % _PARTS == 0

@@ -73,13 +73,15 @@ def mask_and_bias(
 ) -> Tensor | None:
     """Write mask and bias as the one tensor that the kernel takes."""
     table, added = allowed_table(mask, query, key), added_table(bias, query, key)
-    if (
-        added is None
-    ):  # the kernel wants queries and keys, even where all rows are alike
-        return None if table is None else torch.atleast_2d(table)
+    if added is None:  # the kernel wants a row of keys, even where all are alike
+        return table if table is None else table.expand(*_rows(table), key.shape[-2])
     if table is not None:
         added = added.masked_fill(~table, float("-inf"))
     return added.expand(*query.shape[:-1], key.shape[-2])
+
+
+def _rows(table: Tensor) -> tuple[int, ...]:
+    return tuple(table.shape[:-1]) or (1,)
 
 
 def _ends(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 # None: 0 ... T-1. An int: that many further on. A tensor: (T,) or (B, T).
 Positions = Tensor | int | None
+# Positions can be subtracted: bytes without a sign would wrap around.
+WHOLE = torch.int64, torch.int32
 
 
 def vectors(name: str, x: Any, width: int | None = None, *, ndim: int = 1) -> None:
@@ -107,15 +110,32 @@ def additive_bias(bias: Any, scores_shape: tuple[int, ...]) -> Tensor:
     return bias
 
 
+def first_position(positions: object) -> int:
+    """Return an offset; None is 0."""
+    if positions is None:
+        return 0
+    if isinstance(positions, bool) or not isinstance(positions, Integral):
+        raise TypeError(
+            "positions must be None, an integer offset or a tensor of integers, got "
+            f"{type(positions).__name__}"
+        )
+    if positions < 0:
+        raise ValueError(
+            f"positions={positions} as an offset must be at least 0; in a tensor a "
+            "negative position says that there is no token"
+        )
+    return int(positions)
+
+
 def resolve_positions(positions: object, x: Tensor) -> Tensor:
     """Return positions of the tokens of `x` as a tensor, (T,) or (B, T)."""
     length = x.shape[1]
-    if positions is None or isinstance(positions, int):
-        return torch.arange(length, device=x.device) + (positions or 0)
-    if not isinstance(positions, Tensor) or positions.is_floating_point():
+    if not isinstance(positions, Tensor):
+        return torch.arange(length, device=x.device) + first_position(positions)
+    if positions.dtype not in WHOLE:
         raise TypeError(
-            "positions must be None, an integer offset or a tensor of integers, got "
-            f"{getattr(positions, 'dtype', type(positions).__name__)}"
+            f"positions must be a tensor of int64 or int32, got {describe(positions)}; a "
+            "mask of the real tokens goes to a model's real="
         )
     if positions.shape not in ((length,), (x.shape[0], length)):
         raise ValueError(
@@ -127,7 +147,7 @@ def resolve_positions(positions: object, x: Tensor) -> Tensor:
 
 def whole_positions(name: str, at: object) -> None:
     """Refuse anything but positions of shape (tokens,) or (batch, tokens)."""
-    if isinstance(at, Tensor) and not at.is_floating_point() and at.ndim in (1, 2):
+    if isinstance(at, Tensor) and at.dtype in WHOLE and at.ndim in (1, 2):
         return
     raise TypeError(
         f"{name} must hold whole positions of shape (tokens,) or (batch, tokens), "

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfdoc._checks import count, number, positive_int
-from tfdoc.generation import prompt_length
+from tfdoc._checks import number, positive_int
+from tfdoc.generation import exact, prompt_length, refuse_pairs, stops
 from tfdoc.models import Decoder
 
 __all__ = ["beam_search"]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def beam_search(
     model: Decoder,
     tokens: Tensor,
@@ -35,9 +35,9 @@ def beam_search(
 
     .. math:: \frac{\sum_t \log p(\text{token}_t)}{n^{\text{length\_penalty}}}
 
-    for n new tokens, the stop token included. The search ends when no beginning can
-    overtake the worst of the `beams` best that were set aside (Graves 2012,
-    arXiv:1211.3711; scores as in Hugging Face's).
+    for n new tokens, the stop token included. The search ends when no beginning, as long
+    as it is then, scores above the worst of the `beams` best that were set aside (Graves
+    2012, arXiv:1211.3711; scores and end as in Hugging Face's).
 
     Parameters
     ----------
@@ -80,10 +80,11 @@ def beam_search(
     torch.Size([1, 5])
     """
     length = prompt_length(model, tokens, max_new_tokens, real)
+    refuse_pairs(call)
     positive_int("beams", beams)
-    ends = sorted({count("stop", s) for s in stop})
+    ends = stops(stop)
     penalty = number("length_penalty", length_penalty)
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError(
             "the model is training, where dropout makes scores random; call model.eval()"
         )
@@ -100,7 +101,9 @@ def beam_search(
             logits = model(latest, cache=cache, last=True, **call)[:, -1]
         else:
             logits = logits.repeat_interleave(beams, 0)
-        beam = search.extend(logits.log_softmax(-1), step) + beams * rows[:, None]
+        beam = (
+            search.extend(exact(logits).log_softmax(-1), step) + beams * rows[:, None]
+        )
         if bool(search.settled.all()):
             break
     return torch.cat([tokens, search.best(step)], 1)
@@ -125,7 +128,9 @@ class _Search:
     def extend(self, shares: Tensor, step: int) -> Tensor:
         """Continue by one token; return the beam that each new one continues."""
         rows, beams = self.scores.shape
-        table = (self.scores[..., None] + shares.view(rows, beams, -1)).flatten(1)
+        table = (
+            self.scores[..., None] + shares.view(rows, beams, shares.shape[-1])
+        ).flatten(1)
         # Enough to go on with, even if a beam ends in every way there is.
         wanted = min(beams * max(2, 1 + len(self.ends)), table.shape[1])
         scores, at = table.topk(wanted)

@@ -71,12 +71,11 @@ class Cache(ABC):
         """
         self._check(key, value)
         tokens = key.shape[-2]
-        if isinstance(positions, Tensor) or (
-            positions is not None and positions != self.length
-        ):
+        if positions is None:
+            positions = self.ahead(tokens)
+        behind = not isinstance(positions, Tensor) and positions == self.length
+        if self._at is not None or not behind:
             self._place(positions, tokens, key.device)
-        elif self._at is not None:
-            self._place(self.ahead(tokens), tokens, key.device)
         self.length += tokens
         return self._add(key, value)
 

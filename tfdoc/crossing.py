@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from tfdoc._call import PairCall
+from tfdoc._call import PairCall, places
 from tfdoc._tensor_checks import Positions
 from tfdoc.blocks import _Block
 from tfdoc.cache_stacks import PairedCache
@@ -47,7 +47,7 @@ class _CrossBlock(_Block):
         self.cross_attention = cross_attention.build(embed_dim)
 
     def _ask(self, x: Tensor, cache: Cache | None, asked: dict[str, Any]) -> Tensor:
-        """Let `x` look at the context."""
+        """Let `x` look at the context, from where its tokens stand."""
         read: Tensor = self._drop(self.cross_attention(x, cache=cache, **asked))
         return read
 
@@ -109,6 +109,7 @@ class PreNormCrossBlock(_CrossBlock):
         """
         own, other = (cache.own, cache.context) if cache else (None, None)
         asked = {"context": context, "context_positions": context_positions}
+        asked |= {"positions": places(call.get("positions"), x, own)}
         read = self.attention(self.attn_norm(x), **call, cache=own)
         x = x + self._drop(read)
         x = x + self._ask(self.cross_norm(x), other, asked)
@@ -174,6 +175,7 @@ class PostNormCrossBlock(_CrossBlock):
         """
         own, other = (cache.own, cache.context) if cache else (None, None)
         asked = {"context": context, "context_positions": context_positions}
+        asked |= {"positions": places(call.get("positions"), x, own)}
         x = self.attn_norm(x + self._drop(self.attention(x, **call, cache=own)))
         x = self.cross_norm(x + self._ask(x, other, asked))
         out: Tensor = self.ffn_norm(x + self._drop(self._feed(x, call)))

@@ -207,7 +207,9 @@ class Head(nn.Module):
         self.weight = None if weight is None else nn.Parameter(weight)
         if self.weight is not None:
             nn.init.normal_(self.weight, std=0.02)
-        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+        self.bias = (
+            nn.Parameter(torch.zeros(vocab_size)) if flag("bias", bias) else None
+        )
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Score `x`, shape (..., D), with its own weight or with this one, (V, D).

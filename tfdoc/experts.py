@@ -33,6 +33,7 @@ class _Experts(nn.Module):
         The number E, which no expert has, is the choice of none.
         """
         vectors("x", x, self.embed_dim)
+        _check_choices(x, chosen, weights)
         tokens = x.reshape(-1, x.shape[-1])
         # Copies of tokens, sorted by expert; those that are no expert's come last.
         expert, order = chosen.flatten().sort(stable=True)
@@ -62,6 +63,19 @@ class _Experts(nn.Module):
     def extra_repr(self) -> str:
         """Return what the printed module shows."""
         return f"{self.num_experts}, {self.embed_dim}, hidden_dim={self.hidden_dim}"
+
+
+def _check_choices(x: Tensor, chosen: Tensor, weights: Tensor) -> None:
+    shape = tuple(chosen.shape)
+    if shape[:-1] != x.shape[:-1] or chosen.ndim != x.ndim or shape != weights.shape:
+        raise ValueError(
+            "chosen and weights must have shape (..., k) for x of shape (..., D), got "
+            f"{shape} and {tuple(weights.shape)} for {tuple(x.shape)}"
+        )
+    if chosen.dtype is not torch.int64:
+        raise TypeError(
+            f"chosen must hold experts' numbers (int64), got {chosen.dtype}"
+        )
 
 
 class GatedExperts(_Experts):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tfdoc._checks import positive_int, probability
+from tfdoc._checks import flag, positive_int, probability
 from tfdoc._linear import Linear
 from tfdoc._tensor_checks import vectors
 from tfdoc.parts import Part
@@ -53,7 +54,9 @@ class FeedForward(nn.Module):
 
     Examples
     --------
-    >>> import torch
+    >>> from typing import Any
+
+    import torch
     >>> from tfdoc import FeedForward
     >>> FeedForward(8, hidden_dim=32)(torch.randn(2, 5, 8)).shape
     torch.Size([2, 5, 8])
@@ -70,6 +73,7 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
+        flag("bias", bias)
         self.up_proj = Linear(embed_dim, positive_int("hidden_dim", hidden_dim), bias)
         self.activation = _callable(activation)
         self.hidden = Probe()
@@ -138,7 +142,7 @@ class GatedFeedForward(nn.Module):
         super().__init__()
         self.embed_dim = positive_int("embed_dim", embed_dim)
         positive_int("hidden_dim", hidden_dim)
-        self.gate_proj = Linear(embed_dim, hidden_dim, bias)
+        self.gate_proj = Linear(embed_dim, hidden_dim, flag("bias", bias))
         self.up_proj = Linear(embed_dim, hidden_dim, bias)
         self.activation = _callable(activation)
         self.gate, self.hidden = Probe(), Probe()
@@ -203,11 +207,11 @@ class SigmoidGate(nn.Module):
         self.opening = Probe()
         self.branch = branch.build(embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token of `x`, shape (..., D), on its own; the shape stays."""
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Transform each token of `x`, shape (..., D); other arguments are the branch's."""
         vectors("x", x, self.embed_dim)
         opening = self.opening(self.gate(x).sigmoid())  # (..., 1)
-        out: Tensor = opening * self.branch(x)
+        out: Tensor = opening * self.branch(x, *args, **kwargs)
         return out
 
 

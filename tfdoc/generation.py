@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from tfdoc._checks import count, positive_int
 from tfdoc._tensor_checks import describe, token_mask
 from tfdoc.absolute import LearnedPositions
 from tfdoc.cache_stacks import ModelCache
+from tfdoc.masks import Padding
 from tfdoc.models import Decoder
 from tfdoc.sampling import Rule
 
@@ -37,7 +39,8 @@ def generate(
     Parameters
     ----------
     model : Decoder
-        It runs in evaluation and without gradients, and is left as it was.
+        It runs in evaluation and without gradients, and each of its modules is left as
+        it was.
     tokens : Tensor of int
         The beginnings, shape (B, T).
     max_new_tokens : int
@@ -59,7 +62,8 @@ def generate(
     progress : bool
         Show a bar on the terminal when it takes longer than a few seconds.
     **call
-        Handed on to every call of the model, such as a context.
+        Handed on to every call of the model, such as a context; no positions, which
+        differ from call to call.
 
     Returns
     -------
@@ -69,8 +73,8 @@ def generate(
     Raises
     ------
     TypeError, ValueError
-        If an argument is out of range, padding stands on the right, a row has no token,
-        or the model's learned positions do not reach that far.
+        If an argument is out of range or of another kind, padding stands on the right, a
+        row has no token, or the model's learned positions do not reach that far.
 
     Examples
     --------
@@ -134,18 +138,21 @@ def stream(
     >>> [len(new) for new in stream(model, torch.tensor([[5, 3]]), max_new_tokens=3)]
     [1, 1, 1]
     """
-    length = prompt_length(model, tokens, max_new_tokens, real)
-    choose = _chooser(tuple(rules), seed, tokens.device)
-    ends = torch.tensor(sorted({count("stop", s) for s in stop}), device=tokens.device)
+    length = prompt_length(model, tokens, max_new_tokens, real, cache)
+    refuse_pairs(call)
+    choose = _chooser(rules, seed, tokens.device)
+    ends = torch.tensor(stops(stop), device=tokens.device)
     held = model.new_cache(length) if cache is None else cache
 
     def steps() -> Iterator[Tensor]:
         seen = tokens if real is None else tokens.masked_fill(~real, -1)
         new, ended = tokens, torch.zeros(len(tokens), dtype=torch.bool)
         ended = ended.to(tokens.device)
+        awake = [module for module in model.modules() if module.training]
         for step in range(max_new_tokens):
             padding = {} if step or real is None else {"real": real}
-            logits = _score(model, new, cache=held, last=True, **padding, **call)
+            with _asleep(awake), torch.no_grad():
+                logits = model(new, cache=held, last=True, **padding, **call)
             chosen = choose(logits[:, -1], seen)
             if len(ends):
                 chosen = torch.where(ended, seen[:, -1], chosen)
@@ -160,24 +167,36 @@ def stream(
     return steps()
 
 
-def _score(model: Decoder, tokens: Tensor, **call: Any) -> Tensor:
-    """Run the model in evaluation, without gradients, and leave it as it was."""
-    training = model.training
-    if training:  # eval() walks through the whole model
-        model.eval()
+@contextmanager
+def _asleep(awake: list[nn.Module]) -> Iterator[None]:
+    """Put modules that are training in evaluation, for the time of a call."""
+    for module in awake:
+        module.training = False
     try:
-        with torch.inference_mode():
-            logits: Tensor = model(tokens, **call)
-            return logits
+        yield
     finally:
-        if training:
-            model.train()
+        for module in awake:
+            module.training = True
+
+
+def stops(given: object) -> list[int]:
+    """Return the tokens that end a text, sorted."""
+    if not isinstance(given, Iterable):
+        raise TypeError(f"stop must hold tokens, such as [{given}], got {given!r}")
+    return sorted({count("stop", token) for token in given})
+
+
+def exact(logits: Tensor) -> Tensor:
+    """Return them in float32 or better: in less, different ones become alike."""
+    return logits if logits.dtype is torch.float64 else logits.float()
 
 
 def _chooser(
-    rules: tuple[Rule, ...], seed: int | None, device: torch.device
+    rules: object, seed: int | None, device: torch.device
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return what chooses one token a row from logits and the tokens so far."""
+    if not isinstance(rules, Sequence):
+        raise TypeError(f"rules must be a sequence, such as [{rules!r}], got {rules!r}")
     for rule in rules:
         given: object = rule
         if not isinstance(given, Rule):
@@ -189,26 +208,55 @@ def _chooser(
         generator = torch.Generator(device).manual_seed(count("seed", seed))
 
     def choose(logits: Tensor, seen: Tensor) -> Tensor:
+        if rules or generator is not None:
+            logits = exact(logits)
         for rule in rules:
             logits = rule(logits, seen)
         if generator is None:
             return logits.argmax(-1)
-        shares = logits.float().softmax(-1)
+        shares = logits.softmax(-1)
         return torch.multinomial(shares, 1, generator=generator)[:, 0]
 
     return choose
 
 
+def refuse_pairs(call: dict[str, Any]) -> None:
+    """Refuse what fits one call of the model only: each has other tokens."""
+    mask = call.get("mask")
+    for name in ("positions", "mask", "position_bias"):
+        if isinstance(call.get(name), Tensor) or name == "positions" in call:
+            raise ValueError(
+                f"{name} would be the same for every new token; pad on the left and give "
+                "real=, or give the model a Mask or Bias"
+            )
+    if isinstance(mask, Padding):
+        raise ValueError(  # noqa: TRY004 - as a mask it is of the right type
+            f"{mask} would hide what is generated; pad on the left and give real="
+        )
+
+
 def prompt_length(
-    model: Decoder, tokens: object, max_new_tokens: int, real: Tensor | None
+    model: Decoder,
+    tokens: object,
+    max_new_tokens: int,
+    real: Tensor | None,
+    cache: ModelCache | None = None,
 ) -> int:
-    """Check a prompt and return how long it may become."""
+    """Check a prompt and return how long it may become, with what the cache holds."""
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or not tokens.shape[1]:
         raise ValueError(
             "tokens must hold at least one token a row, shape (batch, tokens), got "
             f"{describe(tokens)}; begin with the token that begins a text"
         )
-    length = tokens.shape[1] + positive_int("max_new_tokens", max_new_tokens)
+    if tokens.is_floating_point() or tokens.dtype is torch.bool:
+        raise TypeError(f"tokens must hold whole numbers, got {describe(tokens)}")
+    if not (cache is None or isinstance(cache, ModelCache)):
+        raise TypeError(
+            f"cache must be a ModelCache, got {type(cache).__name__}; model.new_cache() "
+            "makes one"
+        )
+    held = 0 if cache is None else cache.length
+    length = held + tokens.shape[1] + positive_int("max_new_tokens", max_new_tokens)
     longest = length
     if real is not None:
         mask = token_mask(real, "tokens", tokens.unsqueeze(-1))
@@ -217,7 +265,8 @@ def prompt_length(
                 "real must be padding first and then tokens in every row, for what is "
                 "generated follows the last column; pad on the left"
             )
-        longest = int(mask.sum(1).max()) + max_new_tokens
+        most = int(mask.sum(1).max()) if len(mask) else 0
+        longest = held + most + max_new_tokens
     for part in model.modules():
         if isinstance(part, LearnedPositions) and longest - 1 > part.max_positions:
             raise ValueError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from tfdoc._checks import positive, positive_int
 from tfdoc._tensor_checks import vectors
-from tfdoc.routers import _exact, _group_size, _in_best_groups, _Router
+from tfdoc.routers import _group_size, _in_best_groups, _product, _Router
 
 __all__ = ["GroupedSoftmaxRouter"]
 
@@ -80,7 +79,7 @@ class GroupedSoftmaxRouter(_Router):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights and chosen experts, (..., k) each, of tokens (..., D)."""
         vectors("x", x, self.embed_dim)
-        logits = self.logits(F.linear(_exact(x), _exact(self.weight)))  # (..., E)
+        logits = self.logits(_product(x, self.weight))  # (..., E)
         scores = self.scores(logits.softmax(-1))
         near = _in_best_groups(scores, self.num_groups, self.top_groups, judges=1)
         weights, chosen = near.topk(self.top_k)  # (..., k)

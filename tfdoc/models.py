@@ -19,6 +19,14 @@ from tfdoc.parts import Part, part
 
 __all__ = ["Decoder", "Encoder"]
 
+# What only blocks with cross-attention are told.
+_CONTEXT = "context", "context_positions"
+_WITHOUT = "blocks with cross-attention look at a context; give context="
+_TOO_MUCH = (
+    "no block of this model has cross-attention; leave context= out, or build it of "
+    "PreNormCrossBlock"
+)
+
 
 class _Stack(nn.Module):
     """Blocks, one behind the other, and a norm at the end."""
@@ -71,9 +79,14 @@ class _Stack(nn.Module):
                 f"the cache has {len(cache)} layers and the model {len(self.blocks)} "
                 "blocks; model.new_cache() makes one that fits"
             )
+        asked = {name: call.pop(name) for name in _CONTEXT if name in call}
+        crosses = [hasattr(block, "cross_attention") for block in self.blocks]
+        if any(crosses) != ("context" in asked):
+            raise ValueError(_WITHOUT if any(crosses) else _TOO_MUCH)
         for layer, block in enumerate(self.blocks):
             held = {} if cache is None else {"cache": cache[layer]}
-            x = block(x, positions=at, **held, **call)
+            more = asked if crosses[layer] else {}
+            x = block(x, positions=at, **held, **more, **call)
         return x
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tfdoc._checks import one_of, positive, positive_int
-from tfdoc._tensor_checks import vectors
+from tfdoc._tensor_checks import WHOLE, vectors
 from tfdoc.scalings import Scaling
 
 __all__ = ["RoPE"]
@@ -163,7 +163,7 @@ class RoPE:
         if self.scaling is None:
             speeds, amplitude = self.frequencies(head_dim, device=device), 1.0
         else:
-            length = positions.amax() + 1
+            length = positions.amax() + 1 if positions.numel() else 1
             speeds = self.frequencies(head_dim, length=length, device=device)
             amplitude = self.scaling.amplitude
         angles = positions[..., None] * speeds
@@ -241,10 +241,10 @@ class RoPE:
 
 
 def _fit(positions: Tensor, x: Tensor) -> None:
-    if positions.is_floating_point():
+    if positions.dtype not in WHOLE:
         raise TypeError(
             "positions must be a tensor of integers, got dtype "
-            f"{positions.dtype}; torch.arange makes them"
+            f"{positions.dtype}; torch.arange makes them, of int64"
         )
     if positions.shape[-1] != x.shape[-2]:
         raise ValueError(

@@ -195,7 +195,7 @@ class SigmoidRouter(_Router):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights and chosen experts, (..., k) each, of tokens (..., D)."""
         vectors("x", x, self.embed_dim)
-        logits = self.logits(F.linear(_exact(x), _exact(self.weight)))  # (..., E)
+        logits = self.logits(_product(x, self.weight))  # (..., E)
         scores = self.scores(logits.sigmoid())
         biased = scores + self.e_score_correction_bias
         biased = _in_best_groups(biased, self.num_groups, self.top_groups, judges=2)
@@ -229,6 +229,14 @@ class SigmoidRouter(_Router):
 
 def _exact(x: Tensor) -> Tensor:
     return x if x.dtype is torch.float64 else x.float()
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply in float32 or better, under autocast too."""
+    if x.is_meta:  # which knows no autocast, nor any number
+        return F.linear(_exact(x), _exact(weight))
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(_exact(x), _exact(weight))
 
 
 def _group_size(num_experts: int, top_k: int, num_groups: int, top_groups: int) -> int:

@@ -98,7 +98,8 @@ class EncoderDecoder(nn.Module):
         self.embed = embed.build(embed_dim)
         self.encoder = encoder.build(embed_dim)
         self.decoder = decoder.build(embed_dim)
-        if flag("shared", shared):
+        self.shared = flag("shared", shared)
+        if shared:
             if not isinstance(self.embed, TokenEmbedding):
                 raise TypeError(
                     "shared=True needs a TokenEmbedding, got "
@@ -127,8 +128,8 @@ class EncoderDecoder(nn.Module):
             Keywords for the decoder: ``model.decoder(target, **model.encode(source))``.
         """
         at = stand(source, real, None, None)
-        table = self.decoder.embed.weight if self.embed.weight is None else None
-        x = self.embed(source, at, weight=table)
+        table = {"weight": self.decoder.embed.weight} if self.shared else {}
+        x = self.embed(source, at, **table)
         context = self.encoder(x, positions=at)
         return {"context": context, "context_positions": at}
 

@@ -43,6 +43,7 @@ def byte_tokenizer(*, special: tuple[str, ...] = ()) -> Tokenizer:
     >>> tokenizer.decode([110, 195, 169])
     'né'
     """
+    _check_special(special)
     library = _library()
     vocabulary = {letter: byte for byte, letter in enumerate(_letters())}
     return _byte_level(library, library.models.BPE(vocabulary, []), special)
@@ -88,6 +89,7 @@ def train_bpe(
     """
     if isinstance(texts, str):
         raise TypeError("texts must be several texts, got one; write [text]")
+    _check_special(special)
     least = 256 + len(special)
     if positive_int("vocab_size", vocab_size) < least:
         raise ValueError(
@@ -104,6 +106,21 @@ def train_bpe(
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def _check_special(special: object) -> None:
+    if not isinstance(special, tuple):
+        raise TypeError(
+            f"special must be a tuple of texts, got {special!r}; write (text,)"
+        )
+    for text in special:
+        if not isinstance(text, str) or len(text.encode()) < 2:
+            raise ValueError(
+                "a special token must be a text of at least two bytes, for each byte has "
+                f"a token already; got {text!r}"
+            )
+    if len({*special}) < len(special):
+        raise ValueError(f"special must name each token once, got {special!r}")
 
 
 def _byte_level(library: Any, model: Any, special: tuple[str, ...]) -> Tokenizer:
