@@ -299,8 +299,26 @@ SUBJECTS = (
     | {name: Subject(recipe, _ids) for name, recipe in OF_TOKENS.items()}
     | {name: Subject(recipe, _pairs) for name, recipe in SEQ2SEQ.items()}
 )
-DROPOUT = {
-    "attention": HEADS.but(core=part(DotProductCore, dropout=0.5)),
-    "block": GPT2.but(dropout=0.5),
-    "decoder": DECODERS["gpt2"].but(dropout=0.5),
+# With dropout, and whose inputs they take.
+DROPOUT: dict[str, tuple[Part[Any], str]] = {
+    "attention": (HEADS.but(core=part(DotProductCore, dropout=0.5)), "plain"),
+    "sink": (HEADS.but(core=part(SinkCore, dropout=0.5)), "plain"),
+    "cap": (HEADS.but(core=part(SoftcapCore, cap=2.0, dropout=0.5)), "plain"),
+    "latent": (
+        ATTENTION["latent"].but(core=part(DotProductCore, dropout=0.5)),
+        "plain",
+    ),
+    "feed-forward": (FFN.but(dropout=0.5), "plain"),
+    **{name: (recipe.but(dropout=0.5), "plain") for name, recipe in BLOCKS.items()},
+    "decoder": (DECODERS["gpt2"].but(dropout=0.5), "gpt2"),
+    "encoder of tokens": (
+        TEXT_ENCODERS["bert of tokens"].but(embed=TYPED.but(dropout=0.5)),
+        "bert of tokens",
+    ),
+    "cross block": (
+        SEQ2SEQ["transformer"].but(
+            decoder=part(Decoder, vocab_size=V, blocks=(CROSS.but(dropout=0.5),))
+        ),
+        "transformer",
+    ),
 }

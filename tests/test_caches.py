@@ -133,12 +133,16 @@ def test_reordered_is_recomputed(decoder: Decoder, rows: list[int]) -> None:
 @pytest.mark.parametrize("length", [0, 1, 4, 7])
 def test_cropped_is_recomputed(decoder: Decoder, length: int) -> None:
     ids, new = tokens(2, 7), tokens(2, 3)
-    full = decoder(torch.cat([ids[:, :length], new], 1))
-    for cache in kinds_for(decoder)[2:]:
-        decoder(ids, cache=cache)
-        cache.crop(length)
-        assert cache.length == length
-        equal(decoder(new, cache=cache), full[:, length:])
+    for padded in (False, True):
+        real = torch.ones(2, 10, dtype=torch.bool)
+        real[0, :3] = not padded
+        kept = torch.cat([real[:, :length], real[:, 7:]], 1)
+        full = decoder(torch.cat([ids[:, :length], new], 1), real=kept)
+        for cache in kinds_for(decoder)[2:]:
+            decoder(ids, cache=cache, real=real[:, :7] if padded else None)
+            cache.crop(length)
+            assert cache.length == length
+            equal(decoder(new, cache=cache), full[:, length:])
 
 
 def test_a_cropped_window_is_recomputed_or_refused() -> None:

@@ -101,7 +101,7 @@ def test_flex_attention_with_the_same_predicate(mask: Mask | None) -> None:
         pairs = create_block_mask(
             lambda _b, _h, query, key: mask.allows(query, key),
             *(None, None, 6, 6),
-            device="cpu",
+            device=q.device.type,
         )
     v = F.pad(v, (0, 3))
     flex = flex_attention(q, k, v, block_mask=pairs, enable_gqa=True)
@@ -130,12 +130,41 @@ def test_exact_is_fused_with_gradients(
         equal(a, b)
 
 
-def test_a_bool_mask_is_a_bias_of_minus_infinity(core: DotProductCore) -> None:
-    inputs, allowed = qkv(), Causal().table(6)
-    bias = torch.zeros(6, 6, dtype=torch.float64).masked_fill(~allowed, -torch.inf)
-    if not isinstance(core, SoftcapCore):  # where the cap makes a finite score of it
-        equal(core(*inputs, bias=bias), core(*inputs, allowed))
-    equal(core(*inputs, allowed), core(*inputs, Causal()))
+@EACH_MASK
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_a_bool_mask_is_a_bias_of_minus_infinity(
+    core: DotProductCore, mask: Mask | None, tokens: int
+) -> None:
+    inputs = [x.requires_grad_() for x in qkv(tokens)]
+    whole = torch.ones(6, 6, dtype=torch.bool) if mask is None else mask.table(6)
+    allowed = whole[6 - tokens :]
+    equal(core(*inputs, allowed), core(*inputs, mask))
+    allowed[-1] = False  # a row that sees nothing
+    bias = torch.zeros(tokens, 6, dtype=torch.float64)
+    bias = bias.masked_fill(~allowed, -torch.inf)
+    expected = core(*inputs, allowed)
+    for out in (core(*inputs, bias=bias), exactly(core, *inputs, bias=bias)[0]):
+        equal(out, expected)
+        for grad in torch.autograd.grad(out.sum(), inputs, retain_graph=True):
+            assert grad.isfinite().all()
+
+
+@EACH_MASK
+@pytest.mark.parametrize("sink", [-torch.inf, -1e4, 1e4])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
+def test_a_sink_may_be_nothing_or_everything(
+    dtype: torch.dtype, sink: float, mask: Mask | None
+) -> None:
+    core, inputs = SinkCore(num_heads=4).to(dtype), [x.to(dtype) for x in qkv()]
+    with torch.no_grad():
+        core.sinks.copy_(torch.full((4,), sink))
+    out, (exact, _) = core(*inputs, mask), exactly(core, *inputs, mask)
+    torch.testing.assert_close(out, exact, rtol=1e-2, atol=1e-2)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}.get(dtype, 2e-2)
+    expected = DotProductCore()(*inputs, mask) if sink < 0 else torch.zeros_like(out)
+    equal(out, expected, tolerance)
 
 
 def test_grouped_is_repeated(core: DotProductCore) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,13 +17,14 @@ from transformers.generation import logits_process
 
 from tests.helpers import drawn, equal
 from tests.hugging_face import gpt2_weights
-from tests.subjects import DECODERS, SEQ2SEQ, D, V
+from tests.subjects import DECODERS, DROPOUT, SEQ2SEQ, D, V
 from tfdoc import (
     Decoder,
     EncoderDecoder,
     GrowingCache,
     MinP,
     ModelCache,
+    Padding,
     RepetitionPenalty,
     Rule,
     Temperature,
@@ -441,3 +444,104 @@ def test_bad_rules_are_refused() -> None:
         beam_search(model.train(), prompt(1), beams=2, max_new_tokens=2)
     with pytest.raises(ValueError, match="beams must be at least 1, got 0"):
         beam_search(model.eval(), prompt(1), beams=0, max_new_tokens=2)
+
+
+def test_every_module_is_left_as_it_was() -> None:
+    model = DROPOUT["decoder"][0].build(D).train()
+    model.blocks[0].eval()
+    before = [module.training for module in model.modules()]
+    tokens = torch.randint(V, (2, 3))
+    first = generate(model, tokens, max_new_tokens=5)
+    assert [module.training for module in model.modules()] == before
+    assert torch.equal(generate(model.eval(), tokens, max_new_tokens=5), first)
+    model.blocks[0].train()  # one that nobody put to sleep
+    assert torch.equal(generate(model, tokens, max_new_tokens=5), first)
+    with pytest.raises(ValueError, match=r"call model\.eval"):
+        beam_search(model, tokens, beams=2, max_new_tokens=2)
+
+
+def test_what_was_generated_serves_training() -> None:
+    model, tokens = DECODERS["llama"].build(D).eval(), torch.randint(V, (2, 3))
+
+    class Ban(Rule):
+        def __call__(self, logits: Tensor, tokens: Tensor) -> Tensor:
+            del tokens
+            logits[:, 3] = -torch.inf
+            return logits
+
+    cache = model.new_cache(20)
+    kept = generate(model, tokens, max_new_tokens=3, rules=[Ban()], cache=cache)
+    assert not (kept[:, 3:] == 3).any()
+    with torch.no_grad():
+        model(tokens[:, :1], cache=cache)
+    for texts in (kept, beam_search(model, tokens, beams=2, max_new_tokens=3)):
+        model(texts).sum().backward()
+
+
+def test_under_autocast_it_is_the_same_number_of_tokens() -> None:
+    model, tokens = DECODERS["gpt2"].build(D).eval(), torch.randint(V, (2, 3))
+    with torch.autocast(tokens.device.type, torch.bfloat16):
+        assert generate(model, tokens, max_new_tokens=3).shape == (2, 6)
+        assert beam_search(model, tokens, beams=2, max_new_tokens=3).shape == (2, 6)
+
+
+def test_in_half_precision_one_beam_is_greedy_and_rules_are_those_of_single() -> None:
+    model = DECODERS["llama"].but(vocab_size=4096).build(D).bfloat16().eval()
+    tokens = torch.randint(4096, (40, 3))
+    greedy = generate(model, tokens, max_new_tokens=3)
+    first = beam_search(model, tokens, beams=1, max_new_tokens=1)[:, 3:]
+    logits = model(tokens, last=True)[:, 0]  # where several are the best, either is
+    assert torch.equal(logits.gather(1, first)[:, 0], logits.amax(-1))
+    cold = generate(model, tokens, max_new_tokens=3, rules=[Temperature(1e-5)])
+    assert torch.equal(cold, greedy)
+
+
+@pytest.mark.parametrize("search", [generate, partial(beam_search, beams=2)])
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ({"positions": 2}, "positions would be the same for every new token"),
+        ({"mask": Padding((3, 2))}, "would hide what is generated"),
+        (
+            {"mask": torch.ones(3, 3).bool()},
+            "mask would be the same for every new token",
+        ),
+    ],
+    ids=["positions", "padding", "table"],
+)
+def test_what_fits_one_call_only_is_refused(
+    search: Any, call: dict[str, Any], text: str
+) -> None:
+    model, tokens = DECODERS["llama"].build(D).eval(), torch.randint(V, (2, 3))
+    with pytest.raises(ValueError, match=re.escape(text)):
+        search(model, tokens, max_new_tokens=2, **call)
+
+
+def test_nothing_to_continue_is_nothing() -> None:
+    model, none = DECODERS["llama"].build(D).eval(), torch.zeros(0, 3, dtype=torch.long)
+    real = torch.ones(0, 3, dtype=torch.bool)
+    assert generate(model, none, max_new_tokens=2, real=real).shape == (0, 5)
+    assert beam_search(model, none, beams=2, max_new_tokens=2).shape[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ({"stop": 3}, "stop must hold tokens, such as [3]"),
+        ({"rules": TopK(3)}, "rules must be a sequence"),
+        ({"cache": GrowingCache()}, "cache must be a ModelCache"),
+    ],
+    ids=["stop", "rules", "cache"],
+)
+def test_one_instead_of_several_is_refused(call: dict[str, Any], text: str) -> None:
+    model, tokens = DECODERS["llama"].build(D), torch.randint(V, (2, 3))
+    with pytest.raises(TypeError, match=re.escape(text)):
+        stream(model, tokens, max_new_tokens=2, **call)
+
+
+def test_learned_positions_count_what_the_cache_holds() -> None:
+    model, tokens = DECODERS["gpt2"].build(D), torch.randint(V, (1, 70))
+    cache = model.new_cache(100)
+    generate(model, tokens, max_new_tokens=5, cache=cache)
+    with pytest.raises(ValueError, match="max_positions=80"):
+        stream(model, tokens[:, :3], max_new_tokens=8, cache=cache)

@@ -15,7 +15,18 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from tests.helpers import equal
-from tests.subjects import DECODERS, DROPOUT, SUBJECTS, D, Subject, V
+from tests.subjects import (
+    ATTENTION,
+    BLOCKS,
+    DECODERS,
+    DROPOUT,
+    MIXTURES,
+    OF_VECTORS,
+    SUBJECTS,
+    D,
+    Subject,
+    V,
+)
 from tfdoc import Decoder, MixtureOfExperts
 
 T = TypeVar("T")
@@ -44,8 +55,16 @@ def bits(x: Tensor) -> list[Any]:
     return kinds
 
 
-def names(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_parameters()]
+def names(module: nn.Module) -> list[list[str]]:
+    """Return the names of each parameter: several where it is shared."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [*groups.values()]
+
+
+def test_one_of_the_subjects_is_tied() -> None:
+    assert any(len(group) > 1 for group in names(SUBJECTS["t5"].build()))
 
 
 def test_deepcopy_and_pickle_are_bitwise_with_ties_kept(subject: Subject) -> None:
@@ -191,8 +210,8 @@ def test_a_broken_sample_leaves_the_others_bitwise_equal(subject: Subject) -> No
 def test_dropout_is_off_in_eval_and_two_seeded_runs_are_bitwise_equal(
     name: str,
 ) -> None:
-    recipe, inputs = DROPOUT[name], SUBJECTS["gpt2" if name == "decoder" else "plain"]
-    model, x = recipe.build(D).double().eval(), inputs.inputs(2, 5)
+    recipe, like = DROPOUT[name]
+    model, x = recipe.build(D).double().eval(), SUBJECTS[like].inputs(2, 5)
     bitwise(model(*x), model(*x))
     model.train()
     runs = []
@@ -203,10 +222,40 @@ def test_dropout_is_off_in_eval_and_two_seeded_runs_are_bitwise_equal(
     assert not torch.equal(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("name", ["plain", "grouped, rotary", "QK-norm"])
+@pytest.mark.parametrize("name", ATTENTION | BLOCKS | MIXTURES)
 def test_gradcheck(name: str) -> None:
     model, (x,) = SUBJECTS[name].build(), SUBJECTS[name].inputs(1, 3)
     torch.autograd.gradcheck(model, x.requires_grad_())
+
+
+def test_without_gradients_the_numbers_are_the_same_and_inputs_too(
+    subject: Subject,
+) -> None:
+    model, inputs = subject.build(), subject.inputs(2, 5)
+    before = [x.clone() for x in inputs]
+    with torch.no_grad():
+        equal(model(*inputs), model(*(x.clone() for x in inputs)))
+        without = model(*inputs)
+    equal(without, model(*inputs).detach())
+    for x, old in zip(inputs, before, strict=True):
+        bitwise(x, old)
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_strided_is_contiguous(name: str) -> None:
+    model, (x,) = SUBJECTS[name].build(), SUBJECTS[name].inputs(2, 5)
+    wide = torch.randn(2, 5, 2 * D, dtype=torch.float64)
+    wide[..., ::2] = x
+    for strided in (x.mT.contiguous().mT, wide[..., ::2]):
+        assert not strided.is_contiguous()
+        equal(model(strided), model(x))
+
+
+@pytest.mark.parametrize("name", ["bert", "encoder with a mixture", "plain", *MIXTURES])
+def test_without_positions_order_means_nothing(name: str) -> None:
+    model, (x,) = SUBJECTS[name].build(), SUBJECTS[name].inputs(2, 6)
+    order = torch.randperm(6)
+    equal(model(x[:, order]), model(x)[:, order])
 
 
 def test_the_future_changes_nothing(decoder: Decoder) -> None:

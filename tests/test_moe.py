@@ -30,6 +30,7 @@ from tests import loops
 from tests.helpers import drawn, equal, gradients, randn64
 from tfdoc import (
     ClampedExperts,
+    Encoder,
     GatedExperts,
     GatedFeedForward,
     GroupedSoftmaxRouter,
@@ -37,6 +38,7 @@ from tfdoc import (
     Part,
     PreNormBlock,
     ScaledInputExperts,
+    SigmoidGate,
     SigmoidRouter,
     SoftmaxRouter,
     SparseMixerRouter,
@@ -539,3 +541,29 @@ def test_every_activation_is_that_of_hugging_face(name: str) -> None:
     equal(moe(token), gated(token))
     gate, up = (token @ gate_up.T).chunk(2, -1)
     equal(gated(token), (ACT2FN[name](gate) * up) @ down.T)
+
+
+def test_a_mask_of_real_tokens_only_leaves_the_capacity_as_it_is() -> None:
+    """In double precision 0.6 times 25 is 15, in single a hair more."""
+    router = part(SoftmaxRouter, top_k=6)
+    moe = mixture(num_experts=10, router=router, capacity=1.0)
+    x = randn64(1, 25, D)
+    equal(moe(x, torch.ones(1, 25, dtype=torch.bool)), moe(x))
+
+
+@pytest.mark.parametrize("kind", [SigmoidRouter, GroupedSoftmaxRouter])
+def test_a_router_is_exact_under_autocast(kind: type[nn.Module]) -> None:
+    router = part(kind, num_experts=8, num_groups=2, top_groups=1).build(D)
+    x = torch.randn(3, 5, D)
+    plain = router(x)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        for a, b in zip(router(x), plain, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_gate_tells_its_branch_what_is_real() -> None:
+    gate = part(SigmoidGate, branch=part(MixtureOfExperts, num_experts=4, hidden_dim=8))
+    block = part(PreNormBlock, attention=part(Attention, num_heads=2), feedforward=gate)
+    model, x = Encoder(D, blocks=(block,)).double(), randn64(2, 5, D)
+    real = torch.arange(5) >= torch.tensor([[0], [2]])
+    equal(model(x, real=real)[1, 2:], model(x[1:, 2:])[0])

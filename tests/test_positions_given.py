@@ -16,6 +16,7 @@ from tests.subjects import (
     CROSS,
     DECODERS,
     ENCODERS,
+    FFN,
     HEADS,
     SEQ2SEQ,
     SUBJECTS,
@@ -154,7 +155,7 @@ def test_only_blocks_with_cross_attention_are_told_of_a_context() -> None:
     plain: Part[Any] = part(
         PreNormBlock,
         attention=CROSS.settings["attention"],
-        feedforward=part(nn.Linear, out_features=D),
+        feedforward=FFN,
     )
     mixed = drawn(Decoder(D, vocab_size=V, blocks=(plain, CROSS)).double())
     tokens, context = torch.randint(V, (2, 6)), randn64(2, 7, D)

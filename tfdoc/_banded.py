@@ -44,11 +44,11 @@ def one_query(
     groups = key.shape[1]
     if mask is not None:
         mask = mask.expand(batch, heads, 1, -1).reshape(
-            batch, groups, -1, key.shape[-2]
+            batch, groups, heads // groups, key.shape[-2]
         )
     rows = query.reshape(batch, groups, heads // groups, width)
     out = F.scaled_dot_product_attention(rows, key, value, mask, **settings)
-    return out.view(batch, heads, 1, -1)
+    return out.view(batch, heads, 1, out.shape[-1])
 
 
 def in_band(

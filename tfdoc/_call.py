@@ -54,7 +54,7 @@ def stand(
     """Return where tokens stand: padding nowhere, at -1, the others behind each other."""
     if real is None:
         return places(positions, x, cache)
-    mask = token_mask(real, "x", x if x.ndim == 3 else x.unsqueeze(-1))
+    mask = token_mask(real, "x", x if x.ndim == 3 else x.unsqueeze(-1), "real")
     if positions is None:
         held = 0 if cache is None else cache.ahead(1)
         at = held + mask.cumsum(1) - 1

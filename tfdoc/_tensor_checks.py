@@ -74,17 +74,17 @@ def boolean_mask(mask: Any, scores_shape: tuple[int, ...]) -> Tensor:
     return mask
 
 
-def token_mask(mask: Any, name: str, x: Tensor) -> Tensor:
+def token_mask(mask: Any, name: str, x: Tensor, given: str = "mask") -> Tensor:
     """Return `mask`, one bool for each token of `x`, True where it is real."""
     if not isinstance(mask, torch.Tensor) or mask.dtype is not torch.bool:
         got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(
-            f"mask must be a bool tensor (True = real token), got {got}; "
+            f"{given} must be a bool tensor (True = real token), got {got}; "
             "a 0/1 mask needs .bool()"
         )
     if mask.shape != x.shape[:-1]:
         raise ValueError(
-            f"mask must have shape {tuple(x.shape[:-1])} for {name} of shape "
+            f"{given} must have shape {tuple(x.shape[:-1])} for {name} of shape "
             f"{tuple(x.shape)}, got {tuple(mask.shape)}"
         )
     return mask

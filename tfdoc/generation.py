@@ -259,7 +259,7 @@ def prompt_length(
     length = held + tokens.shape[1] + positive_int("max_new_tokens", max_new_tokens)
     longest = length
     if real is not None:
-        mask = token_mask(real, "tokens", tokens.unsqueeze(-1))
+        mask = token_mask(real, "tokens", tokens.unsqueeze(-1), "real")
         if not bool(mask[:, -1].all()) or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
             raise ValueError(
                 "real must be padding first and then tokens in every row, for what is "

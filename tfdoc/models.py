@@ -74,6 +74,11 @@ class _Stack(nn.Module):
         """Run the blocks on vectors; what stands at negative positions is nothing."""
         if isinstance(at, Tensor):
             x = x.masked_fill((at < 0).unsqueeze(-1), 0)
+        if not (cache is None or isinstance(cache, ModelCache)):
+            raise TypeError(
+                f"cache must be a ModelCache, got {type(cache).__name__}; "
+                "model.new_cache() makes one"
+            )
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(
                 f"the cache has {len(cache)} layers and the model {len(self.blocks)} "

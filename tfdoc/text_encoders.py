@@ -202,7 +202,7 @@ class Pooler(nn.Module):
             )
         first = x[:, 0]
         if real is not None:
-            at = token_mask(real, "x", x).int().argmax(1)
+            at = token_mask(real, "x", x, "real").int().argmax(1)
             first = x[torch.arange(len(x), device=x.device), at]
         return torch.tanh(self.proj(first))
 
