@@ -268,11 +268,16 @@ def test_the_future_changes_nothing(decoder: Decoder) -> None:
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("room", [None, 80])
+@pytest.mark.parametrize(
+    ("name", "room"),
+    [(name, 80) for name in DECODERS] + [(name, None) for name in ("llama", "mistral")],
+)
 def test_64_steps_of_decoding_compile_at_most_once_more(
-    decoder: Decoder, room: int | None
+    name: str, room: int | None
 ) -> None:
     torch._dynamo.reset()
+    decoder = SUBJECTS[name].build()
+    assert isinstance(decoder, Decoder)
     compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
     tokens, compilations = torch.randint(V, (1, 70)), []
     with torch.no_grad():
