@@ -2,9 +2,9 @@ r"""
 Pre-norm and post-norm: the same parts, another order
 =====================================================
 
-The first transformer normalised after every addition; today's normalise what
-each branch reads. Read this page if you must choose, or wonder what a warm-up
-is for. At the end you know what each order does to gradients, steps and loss.
+The first transformer normalised after every addition, most of today's before
+each branch. Read this page if you must choose, or wonder what a warm-up is
+for. At the end you know what each order does to gradients, steps and loss.
 """
 
 # %%

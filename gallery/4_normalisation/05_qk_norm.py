@@ -98,7 +98,8 @@ fig.set_label(
     "Left, the largest score over 200 steps at a rate of 0.1, logarithmic: "
     f"it climbs to {max(grown):.0f} without QK-norm and stays below "
     f"{max(tame) + 1:.0f} with it. Right, the final loss against the rate: "
-    "the two agree at small rates; at 0.1 only the run with QK-norm learns."
+    "the two agree at small rates; at 0.1 the loss ends at "
+    f"{held:.3f} with QK-norm, at {free:.1f} without."
 )
 assert all(loss < 0.3 for _, loss, _ in [*runs["without"][:3]])
 # sphinx_gallery_end_ignore

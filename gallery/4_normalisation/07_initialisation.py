@@ -120,7 +120,7 @@ for name in ("o_proj", "down_proj"):
 # %%
 # So Hugging Face's GPT-2 draws it too. Now the stream, up to 48 blocks deep,
 # from tokens of spread 0.02, with the division and without.
-L, streams = 48, {}
+L, streams, adds = 48, {}, {}
 fig, ax = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
 for divided in (True, False):
     trunk = init_gpt2_(stack(L), num_layers=L)
@@ -131,17 +131,16 @@ for divided in (True, False):
         trunk(0.02 * torch.randn(2, T, D))
     sizes = [seen[f"blocks.{i}"].std().item() for i in range(L)]
     streams[divided] = sizes[-1]
-    ax.plot(
-        range(1, L + 1), sizes, label="divided" if divided else "not divided"
-    )
+    label = "divided" if divided else "not divided"
+    ax.plot(range(1, L + 1), sizes, label=label)
+    for half in ("attention", "feedforward"):
+        found = [seen[f"blocks.{i}.{half}"].var() for i in range(L)]
+        adds[half, divided] = sum(found).sqrt().item()
 ax.set(xlabel="blocks", ylabel="size of the stream", ylim=0)
 ax.set_title("Divided by the root of 2L, the stream stays small")
 ax.legend(frameon=False)
-print(
-    f"after {L} blocks {streams[True]:.2f}, not divided {streams[False]:.2f}"
-)
-ratio = streams[False] / streams[True]
-assert 1 < ratio / (2 * L) ** 0.5 < 1.5
+print(f"size {streams[True]:.2f}, not divided {streams[False]:.2f}")
+assert 1 < streams[False] / streams[True] / (2 * L) ** 0.5 < 1.5
 assert streams[True] < 0.2
 # sphinx_gallery_start_ignore
 fig.set_label(
@@ -149,6 +148,14 @@ fig.set_label(
     f"{streams[True]:.2f}; not divided it climbs to {streams[False]:.2f}."
 )
 # sphinx_gallery_end_ignore
+
+# %%
+# Their ratio is a little above :math:`\sqrt{2L}`, and attention is why: large
+# branches drown what tokens differ in, and averaging then takes less away.
+for half in ("attention", "feedforward"):
+    times = adds[half, False] / adds[half, True]
+    print(f"{half}: {times:.1f} times, root of 2L {(2 * L) ** 0.5:.1f}")
+    assert (times > 1.2 * (2 * L) ** 0.5) == (half == "attention")
 
 # %%
 # Granite leaves the weights alone and multiplies what each branch returns, in
@@ -168,9 +175,6 @@ print(f"scaled, after {L} blocks: {size:.2f}")
 assert abs(size / streams[True] - 1) < 0.1
 
 # %%
-# The ratio is near :math:`\sqrt{2L}`, and a little above: the branches are not
-# quite independent.
-#
 # Pitfall: a name that matches nothing
 # ------------------------------------
 # Schemes go by names, and names differ: ``c_proj`` in GPT-2, ``o_proj`` and

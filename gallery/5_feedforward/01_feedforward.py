@@ -39,8 +39,8 @@ assert torch.equal(hidden @ down, tokens.abs())
 # %%
 # Without the bend, the two matrices are one, ``up @ down``, which is 0 here.
 # The bend is called the activation. Three are common, and they differ near 0
-# and below. ReLU lets no gradient through there: a unit that is silent for
-# every token stays silent.
+# and below. Below 0, ReLU lets no gradient through: a unit that is silent for
+# every token learns nothing, and is lost unless what it reads changes.
 x = torch.linspace(-4, 4, 401, requires_grad=True)
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
 for name, function in {"ReLU": F.relu, "GELU": F.gelu, "SiLU": F.silu}.items():

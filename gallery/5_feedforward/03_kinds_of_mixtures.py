@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 import transformers.models.qwen2_moe.modeling_qwen2_moe as hf
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import DeepseekV3Config
 
 import tfdoc
 from tfdoc import part
@@ -48,9 +49,10 @@ table["sum"] = table["first"] + table["second"]
 table.round(3)
 
 # %%
-# By hand: powers of e over the sum of all four, or of the two; or each score
-# through a sigmoid. Phi-3.5 takes the first beside near rivals only, here the
-# second; then the second beside those left, of which none is near.
+# By hand, row by row: powers of e over the sum of the two; over the sum of
+# all four; sigmoids over their sum; sigmoids. Phi-3.5 weighs the best against
+# scores within 2 % of it, here 1.98. Then it takes the best away and weighs
+# the second in the same way: no other score is within 2 %, so it counts 1.
 p, s = token.exp(), token.sigmoid()
 by_hand = [p[:2] / p[:2].sum(), p[:2] / p.sum(), s[:2] / s[:2].sum(), s[:2]]
 by_hand.append(torch.stack([p[0] / p[:2].sum(), torch.tensor(1.0)]))
@@ -63,7 +65,9 @@ print(f"differs by {(found - torch.stack(by_hand)).abs().max():.0e}")
 # --------------------
 # Eight experts, seven with score 0 and one ahead of them. A sigmoid never says
 # no: a score of 0 still counts a half. And a sum that is not 1 changes how
-# much the whole layer adds to the stream.
+# much the whole layer adds to the stream. Two things are left out: DeepSeek-V3
+# then multiplies its weights by a fixed factor, and Llama 4 takes one expert a
+# token, so its sum is the weight of the best.
 lead = torch.linspace(0.01, 6, 200)
 logits = torch.cat([lead[:, None], torch.zeros(200, 7)], -1)
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
@@ -75,14 +79,18 @@ for name in routers:
 for ax, what in zip(axes, ("the best", "both together"), strict=True):
     ax.set(title=f"Weight of {what}", xlabel="lead of the best")
     ax.set(ylim=(0, 2.1))
+factor = DeepseekV3Config().routed_scaling_factor
+print(f"DeepSeek-V3's factor: {factor}")
+assert factor == 2.5
 _ = axes[0].legend(frameon=False, fontsize=8)
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Two panels of weight against lead. Left, the best expert's weight rises "
     "from a half to 1 for Mixtral and Llama 4, to two thirds for DeepSeek-V3, "
     "from an eighth to 1 for OLMoE; Phi-3.5's is 1 at once. Right, the sum of "
-    "both is 1 for Mixtral and DeepSeek-V3, rises from a quarter to 1 for "
-    "OLMoE and from 1 to one and a half for Llama 4; for Phi-3.5 it is 1 1/7."
+    "both is 1 for Mixtral and DeepSeek-V3 (before its factor), rises from a "
+    "quarter to 1 for OLMoE and from 1 to one and a half for Llama 4, if that "
+    "took two experts; for Phi-3.5 it is 1 1/7."
 )
 best = {name: weights(logits, name)[-1, 0].item() for name in routers}
 assert min(best, key=best.get) == "DeepSeek-V3"
@@ -107,9 +115,10 @@ assert max(devices) == 3
 # %%
 # Where the weight goes, and what experts bound
 # ---------------------------------------------
-# Llama 4 multiplies what an expert *reads*: half the weight is less than half
-# the answer. And gpt-oss's experts clamp: however long the token, the product
-# inside stays bounded, which low precision likes.
+# Llama 4 (``ScaledInputExperts``) multiplies what an expert *reads*: half the
+# weight is less than half the answer. And gpt-oss's experts clamp
+# (``ClampedExperts``): however long the token, the product inside stays
+# bounded, which low precision likes.
 kinds = {"GatedExperts": tfdoc.GatedExperts}
 kinds |= {"ScaledInputExperts": tfdoc.ScaledInputExperts}
 kinds |= {"ClampedExperts": tfdoc.ClampedExperts}
@@ -127,8 +136,10 @@ for name, kind in kinds.items():
     out = [experts(f * x, first, one).norm() for f in factors]
     sizes[name] = torch.stack(out)
     axes[1].loglog(factors, sizes[name] / sizes[name][0], **style)
-axes[0].set(title="Size of the answer", xlabel="weight")
-axes[1].set(title="Size of the answer", xlabel="token times")
+axes[0].set(title="Weight on an expert", xlabel="weight of the router")
+axes[0].set_ylabel("answer, over that at weight 1")
+axes[1].set(title="Length of the token", xlabel="factor on the token")
+axes[1].set_ylabel("answer, over the first")
 _ = axes[0].legend(frameon=False, fontsize=8)
 limits = {n: (size[-1] / size[-9]).item() for n, size in sizes.items()}
 assert limits["GatedExperts"] > 10 * limits["ClampedExperts"]

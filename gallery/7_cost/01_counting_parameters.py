@@ -76,7 +76,7 @@ for row, error in enumerate(errors[name] for name in formulas):
     ax.plot(error, spread, "o", ms=4, alpha=0.7)
     ax.plot([error.median()] * 2, [row - 0.42, row + 0.42], "C4", lw=2.5)
 ax.set_yticks(range(len(formulas)), list(formulas))
-ax.set(title="Right on average, wrong every time", xlabel="error in %")
+ax.set(title="No formula meets a model", xlabel="error in %")
 ax.invert_yaxis()
 assert abs(errors["plain"].median()) < 0.1
 assert errors["plain"].max() > 50
@@ -203,7 +203,8 @@ for name in ("gpt2", "llama-3.2-1b"):
 # -------------
 # A parameter takes 2 bytes in bfloat16, and 2 operations a token where it is
 # part of a matrix product. Norms are not; a tied head is, though nothing is
-# stored for it. Attention among T tokens adds :math:`4 T^2 H d` a layer.
+# stored for it. Attention among T tokens adds :math:`4 T^2 H d` a layer, pairs
+# that a mask hides included, as PyTorch counts them.
 T, at_work = 64, book.total - book.by_component["norms"]
 with FlopCounterMode(display=False) as counter:
     model(torch.zeros(1, T, dtype=torch.long, device="meta"))

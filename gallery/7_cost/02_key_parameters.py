@@ -75,9 +75,9 @@ ax.set(title="Models grow wide and deep, heads do not")
 ax.set(xlabel="billions of parameters", ylabel="D, L and d")
 fig.legend(loc="outside lower center", ncols=3, frameon=False)
 growth = dense[["D", "L", "d"]].max() / dense[["D", "L", "d"]].min()
-assert growth[["D", "L"]].min() > 10
-assert growth["d"] == 4
+assert growth[["D", "L"]].min() > 10 > growth["d"]
 # sphinx_gallery_start_ignore
+assert growth["d"] == 4
 fig.set_label(
     f"Points for {len(dense)} models against their size, both axes "
     f"logarithmic. Width grows {growth['D']:.0f} times and depth "
@@ -153,8 +153,9 @@ fig.set_label(
 
 # %%
 # Depth doubles everything. Width, if F follows, makes four times the weights
-# and twice the cache. F never touches the cache, G little else. Heads cost
-# nothing, they share out D. They change the maps: more of them, of rank d.
+# and twice the cache. F never touches the cache, G little else. Heads cost none
+# of the three: they share out D. (Attention that stores its scores keeps H T T
+# of them, fused attention none.) They add tables of scores, each of rank d.
 torch.manual_seed(0)
 x = torch.randn(1, 64, 64)
 for H in (1, 4, 16, 64):
@@ -211,8 +212,7 @@ for name, change in changes.items():
 
 
 def new_hidden_dim(D, F, H, G):
-    """Your turn: this guess is wrong."""
-    return F + D * (H - G) // H
+    return F + D * (H - G) // H  # your turn: this guess is wrong
 
 
 def check(answer):
@@ -240,3 +240,4 @@ assert right.startswith("right")
 # **Read on.** Kaplan et al., *Scaling laws for neural language models* (2020),
 # section 3.1: at a given size, shape matters little. Touvron et al., *Llama 2*
 # (2023), appendix A.2.1: this exercise, by those who trained the models.
+# Next: :doc:`/learn/7_cost/03_memory_of_training`.

@@ -180,7 +180,7 @@ fig.set_label(
 # 12, 16 or 18 bytes a parameter
 # ------------------------------
 # - **12**: float32 parameters and AdamW's states, all between two steps.
-# - **16**: with gradients. ZeRO's 16 is another sum, 2 + 2 + 12: bfloat16
+# - **16**: with gradients. ZeRO's 16 is another sum, 2 + 2 + 12: 16-bit
 #   parameters and gradients, a float32 copy and states.
 # - **18**: amp's sum 4 + 2 + 4 + 8, with a bfloat16 copy of all parameters.
 assert amp.parameters + amp.optimizer == 12 * N
@@ -217,8 +217,7 @@ print(f"checkpointing: {rerun.flops.total / fp32.flops.total:.2f} x FLOPs")
 # --------
 # Which batch is the largest that fits a budget of bytes?
 def largest_batch(budget, N, a):
-    """Your turn: parameters, gradients, states, and a for each sequence."""
-    return int((budget - 16 * N) // a)
+    return int((budget - 16 * N) // a)  # your turn: so far, the list and a
 
 
 def check(answer):
@@ -251,3 +250,4 @@ assert check(solution).startswith("right")
 #
 # **Read on.** Rajbhandari et al., *ZeRO* (2020); Chen et al., *Training deep
 # nets with sublinear memory cost* (2016). All of it: :func:`tfdoc.estimate`.
+# Next: :doc:`/learn/7_cost/04_memory_of_inference`.

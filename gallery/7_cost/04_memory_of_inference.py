@@ -127,11 +127,12 @@ times = sizes["2 L D"] / sizes["exact"]
 (sizes / 1e9).assign(times=times).round(3).rename_axis("model")
 
 # %%
-# Grouped heads divide Llama-3's cache by H / G. In Qwen3, d is not D / H, and
-# the first formula is right by accident: two errors cancel. The last three
+# Grouped heads divide Llama-3's cache by H / G. In Qwen3-0.6B, d is not D / H,
+# and the first formula is right by accident: two errors cancel. The last three
 # rows are wrong by any formula. Mistral sees the last 4096 tokens only, Gemma
 # the last 512 in most layers: there the cache ends at the window less one.
-# DeepSeek keeps one short *latent* vector a token (MLA). Do the four agree?
+# DeepSeek keeps one short *latent* vector a token (MLA). Does the
+# exact column equal what the code of the last four models really keeps?
 for name in names[2:]:
     cache = run(name, 1, T, logits_to_keep=1).kv_cache
     assert cache == sizes["exact"][name]
@@ -212,8 +213,7 @@ print(f"the cache saves {1 - step / anew:.2%} of the operations")
 
 
 def my_cache(T, full, sliding, W, G, d):
-    """Your turn: not every layer has a window."""
-    return 2 * 2 * (full + sliding) * G * d * min(T, W)
+    return 2 * 2 * (full + sliding) * G * d * min(T, W)  # your turn
 
 
 gemma, mistral = (4, 22, 512, 1, 256), (0, 32, 4096, 8, 128)

@@ -63,14 +63,16 @@ fig.set_label(
 # sphinx_gallery_end_ignore
 
 # %%
-# One row waits for the matrix; many rows wait for their turn to multiply.
+# One row waits for the matrix; many rows wait for their turn to multiply. (Where
+# a few cost more each than one, it is the library: they read the same bytes.)
 #
 # What it costs, in operations
 # -----------------------------
 # Each weight in a product costs 2 operations a token. Attention adds
-# :math:`4 H d` for each pair of tokens in each of L layers: scores, and the
-# mixture of values. *2 N* for N parameters, often used, knows no pairs, and
-# counts embeddings that are only looked up. What it gets wrong, by length:
+# :math:`4 H d` a layer for each pair of tokens: scores, and the mixture of
+# values. All pairs count here, as in PyTorch's counter, also those that a causal
+# mask hides; a fused causal kernel skips nearly half. *2 N* for N parameters,
+# often used, knows no pairs, but counts embeddings. What it gets wrong:
 lengths = [128, 2048, 8192, 32_768]
 names = ["gpt2", "qwen3-0.6b", "llama-3.2-1b", "llama-3-8b", "llama-2-7b"]
 names += ["mixtral-8x7b", "deepseek-v2-lite"]
@@ -126,8 +128,7 @@ assert counter.get_total_flops() == 4 * 16 * 4 * 256 * 256
 # ---------
 # A step takes at least its operations over the GPU's operations a second, and
 # at least its bytes over its bytes a second: whichever is longer. In a decode
-# step of B texts, each weight and each number of the caches is read once.
-# The embedding table is left out: B rows of it are looked up.
+# step of B texts, weights and caches are read once, of the embedding B rows.
 
 
 def decode(B, T):
@@ -226,13 +227,12 @@ assert abs(share - (1 - (1 - K / E) ** B)) < 0.01
 # %%
 # Exercise
 # --------
-# With weights in four bits (NF4), how many times as fast can one text of 8192
-# tokens decode on a memory-bound GPU?
+# With weights in four bits (NF4; 4.127 with its scales), how many times as fast
+# can one text of 8192 tokens decode on a memory-bound GPU?
 my_factor = 16 / 4.127  # your turn: bits over bits
 
 
 def check(factor):
-    """Compare with the bytes that are read."""
     rest = book.kv_cache(1, 8192) - 2 * book.embedding
     right = (book.bytes() + rest) / (book.bytes(quant="nf4") + rest)
     return "right" if abs(factor / right - 1) < 0.01 else "not yet"
@@ -255,4 +255,5 @@ assert check(solution) == "right"
 #
 # **Read on.** Williams et al., *Roofline* (2009); Pope et al., *Efficiently
 # scaling transformer inference* (2022). Bandwidth again is why
-# :doc:`fused attention </learn/2_attention/09_fused_attention>` is fast.
+# :doc:`fused attention </learn/2_attention/09_fused_attention>` is fast. Next:
+# :doc:`/learn/7_cost/06_lora_targets`.

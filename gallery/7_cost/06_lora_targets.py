@@ -93,22 +93,24 @@ names.rename_axis("model")
 
 # %%
 # The same name three times is one fused matrix: an adapter on it changes q, k
-# and v, all from one A. Some names need two parts, since the last one alone
+# and v, all from one A. Some names need more than one part, since the last one
 # means feed-forward matrices too, as ``c_proj`` does in GPT-2. DeepSeek
 # compresses keys and values with one matrix and unpacks both with another.
 #
 # What each set trains
 # --------------------
 # Three sets are usual: q and v as in the first paper, all four matrices of
-# attention, or every linear layer but the head. At rank 16, in millions:
+# attention, or all-linear: linear layers but the head. At rank 16, in millions:
 sets = ["qv", "qkvo", "all-linear"]
 rows = [[m.lora(16, targets) for targets in sets] for m in models.values()]
 counts = pd.DataFrame(rows, index=list(models), columns=sets)
 (counts / 1e6).round(2).rename_axis("model")
 
 # %%
-# A mixture of experts stands out: all-linear adapts every expert, though a
-# token visits few. As a share of all parameters:
+# A mixture of experts stands out: all-linear adapts every routed expert,
+# though a token visits few. In DeepSeek shared experts and the first layer's
+# network go without: peft sends their names to the routed experts. As a
+# share of all parameters:
 size = [model.total for model in models.values()]
 share = 100 * counts.div(size, axis="index")
 fig, ax = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
