@@ -149,14 +149,14 @@ assert costs[-1] + 0.2 < rivals["pairs"] < rivals["single"]
 # Fresh; cold, with fewer distinct words; warm, with fewer known from the text.
 known, real, new = {*text.split()}, [], []
 start = torch.tensor([tokenizer.encode('The "for" statement').ids] * 32)
-for who, heat in (fresh, 1.0), (model, 0.3), (model, 0.6), (model, 1.0):
-    how = {"rules": [tfdoc.Temperature(heat)], "seed": 0}
+for who, hot in (fresh, 1.0), (model, 0.3), (model, 0.6), (model, 1.0):
+    how = {"rules": [tfdoc.Temperature(hot)], "seed": 0}
     many = tfdoc.generate(who, start, max_new_tokens=60, **how)
     texts = map(tokenizer.decode, many[:, start.shape[1] :].tolist())
     words = "".join(texts).split()
     real.append(sum(word in known for word in words) / len(words))
     new.append(len({*words}) / len(words))
-    print(f"\nHeat {heat}: {real[-1]:.0%} known, {new[-1]:.0%} distinct")
+    print(f"\nTemperature {hot}: {real[-1]:.0%} known, {new[-1]:.0%} distinct")
     sample = tokenizer.decode(many[0].tolist())
     print(sample if who is model else ascii(sample)[:75])
 assert real[1] - 0.1 > real[3] > real[0] + 0.1
