@@ -59,9 +59,10 @@ print(f"{len(text):,} letters, V = {V}, ln V = {math.log(V):.2f}")
 # %%
 # The model
 # ---------
-# A table turns each letter into :math:`D` numbers. :math:`L` causal blocks of
+# A table turns each letter into :math:`D` numbers. :math:`L` blocks of
 # :math:`H` heads let it see those before it and how far away they are (rotary
-# positions). Last, the table again: how well does the result fit each row?
+# positions). The stack is an ``Encoder``; the causal mask in its blocks makes
+# it a decoder's. Last, the table again: how well does the result fit each row?
 
 
 class Decoder(nn.Module):
@@ -227,5 +228,6 @@ assert twice.startswith("not yet")
 #    the labels themselves: shift them too, and you make the mistake again.
 #
 # **Read on.** Radford et al. (2018), *Improving language understanding by
-# generative pre-training*. The module: :class:`tfdoc.Encoder`. Next:
+# generative pre-training*. The modules: :class:`tfdoc.Encoder`, and with the
+# table and the scores already inside, :class:`tfdoc.Decoder`. Next:
 # :doc:`/learn/6_models/03_tokens_and_objective`.

@@ -31,7 +31,7 @@ print("sampled", [f"{p:.2f}" for p in found.tolist()])
 torch.testing.assert_close(found, shares[0], rtol=0, atol=0.06)
 
 # %%
-# Five rules, one distribution
+# Four rules, one distribution
 # ----------------------------
 # A rule changes the scores before the choice. *Temperature* divides them:
 # below 1 the likely become likelier. The others forbid, with a score of minus
@@ -53,8 +53,8 @@ for ax, (name, p) in zip(axes.flat, after.items(), strict=True):
     ax.bar(range(16), after["as it is"].tolist(), color="0.8")
     ax.bar(range(16), p.tolist(), width=0.5)
     ax.set(title=name, xticks=[], ylim=(0, 0.8))
-for ax in axes[:, 0]:
-    ax.set_ylabel("probability")
+_ = [ax.set_ylabel("probability") for ax in axes[:, 0]]
+fig.supxlabel("tokens, likeliest first; grey: as it is", size="medium")
 # sphinx_gallery_start_ignore
 kept = {name: int((p > 0).sum()) for name, p in after.items()}
 fig.set_label(
@@ -63,16 +63,17 @@ fig.set_label(
     f"flattens the rest, 2 evens all out; top-k leaves {kept['top-k, 4']} "
     f"bars, top-p {kept['top-p, 0.8']} and min-p {kept['min-p, 0.1']}."
 )
-# sphinx_gallery_end_ignore
-assert (after["top-k, 4"] > 0).sum() == 4
 total = after["as it is"].cumsum(0)
 assert (after["top-p, 0.8"] > 0).sum() == (total < 0.8).sum() + 1
+# sphinx_gallery_end_ignore
+assert (after["top-k, 4"] > 0).sum() == 4
 
 # %%
 # By hand, by tfdoc, by Hugging Face
 # ----------------------------------
 # Top-p by hand: sort, add up, and keep each token as long as those *before*
-# it hold less than p. The one that crosses the mark stays.
+# it hold less than p. The one that crosses the mark stays. A fifth rule,
+# ``RepetitionPenalty``, makes tokens that the text already has less likely.
 many = 3 * torch.randn(500, 50)
 text = torch.randint(50, (500, 7))
 ordered, order = many.softmax(-1).sort(descending=True)
@@ -102,7 +103,7 @@ sight = {"mask": tfdoc.Causal(), "rotary": tfdoc.RoPE()}
 block = part(tfdoc.TransformerBlock, num_heads=4, **sight)
 norm = part(tfdoc.LayerNorm)
 model = tfdoc.Decoder(D, vocab_size=5, blocks=(block,) * 2, norm=norm)
-adam = torch.optim.Adam(model.parameters(), lr=0.01)
+adam = torch.optim.Adam(model.parameters())
 
 
 def songs(rows, words):
@@ -112,7 +113,8 @@ def songs(rows, words):
     return word.flatten(1)
 
 
-for _ in range(120):
+for rate in torch.linspace(0.01, 0, 120).tolist():
+    adam.param_groups[0]["lr"] = rate
     batch = songs(32, 4)
     scores = model(batch[:, :-1]).flatten(0, 1)
     loss = torch.nn.functional.cross_entropy(scores, batch[:, 1:].flatten())
@@ -121,7 +123,7 @@ for _ in range(120):
     adam.step()
 
 # %%
-# Greedy text is the mode, not the language: it never sings "c". Sampling
+# Greedy text takes the likelier branch each time: it never sings "c". Sampling
 # brings the quarter back, and temperature moves it.
 start = torch.zeros(400, 1, dtype=torch.long)
 model.eval()
@@ -133,7 +135,6 @@ def sing(rules=(), seed=0):
     return tfdoc.generate(model, start, max_new_tokens=7, **choice)
 
 
-# %%
 runs = {
     "greedy": sing(seed=None),
     "sampled": sing(),
@@ -147,9 +148,11 @@ for name, songs_ in runs.items():
     first = "".join(letters[i] for i in songs_[0])
     print(f"{name:23s} c in {share[name]:4.0%}: {first} ...")
 assert share["greedy"] == 0
-assert abs(share["sampled"] - 0.25) < 0.08
+assert abs(share["sampled"] - 0.25) < 0.05
 assert share["temperature 0.5"] < 0.2 < share["temperature 3, top-k 2"]
+# sphinx_gallery_start_ignore
 assert torch.equal(sing(), runs["sampled"])  # the same seed, the same text
+# sphinx_gallery_end_ignore
 
 # %%
 # Pitfall: the order of rules
@@ -172,27 +175,47 @@ assert sizes[0] > 1.5 * sizes[1]
 # -----------------------------
 # In a batch shorter prompts are filled up. On the right, what is generated
 # follows the filling. On the left, and told what is ``real``, it is as alone.
-short = torch.tensor([[0, 1, 3]])
 filled = torch.tensor([[0, 1, 3, 0, 0]])  # two zeros of filling
 real = torch.tensor([[True, True, True, False, False]])
 try:
     tfdoc.generate(model, filled, max_new_tokens=3, real=real)
 except ValueError as error:
     print(error)
-alone = tfdoc.generate(model, short, max_new_tokens=3)
+alone = tfdoc.generate(model, filled[:, :3], max_new_tokens=3)
 wrong = tfdoc.generate(model, filled, max_new_tokens=3)
 moved, real = filled.roll(2, 1), real.roll(2, 1)
 left = tfdoc.generate(model, moved, max_new_tokens=3, real=real)
-assert not torch.equal(wrong[0, -3:], alone[0, -3:])
+for name, out in {"alone": alone, "right": wrong, "left": left}.items():
+    print(f"{name:6s}", "".join(letters[i] for i in out[0, -3:]))
 assert torch.equal(left[0, -3:], alone[0, -3:])
+# sphinx_gallery_start_ignore
+assert not torch.equal(wrong[0, -3:], alone[0, -3:])
+# sphinx_gallery_end_ignore
 
 # %%
 # Beams
 # -----
-# Greedy takes the best token now; *beam search* keeps several beginnings and
-# returns the one whose whole text is likeliest. One beam is greedy.
+# Greedy takes the best token now; *beam search* keeps several beginnings, and
+# in the end returns its likeliest text: a token of 0.6 with three sequels of
+# 1/3 each loses to one of 0.4 with a single sequel. One beam is greedy.
 one = tfdoc.beam_search(model, start[:1], beams=1, max_new_tokens=7)
 assert torch.equal(one, runs["greedy"][:1])
+# sphinx_gallery_start_ignore
+now = torch.tensor([0.6, 0.4])
+then = torch.tensor([[1 / 3] * 3, [1.0, 0.0, 0.0]])
+assert (now[:, None] * then).argmax() // 3 == 1 != now.argmax()
+toy = tfdoc.Decoder(8, vocab_size=6, blocks=(block,)).requires_grad_(False)
+toy.blocks.apply(lambda m: [w.zero_() for w in m.parameters()])
+toy.embed.weight.copy_(torch.eye(6, 8))  # the stream says which token it is
+follows = torch.zeros(6, 6)  # 1 or 2 after 0, three kinds after 1, one after 2
+follows[0, 1:3], follows[1, 3:], follows[2, 3] = now, 1 / 3, 1
+toy.head.weight.zero_()[:, :6] = (follows + 1e-9).log().T
+found = [
+    tfdoc.beam_search(toy.eval(), start[:1], beams=n, max_new_tokens=2)
+    for n in (1, 2)
+]
+assert [text[0, 1].item() for text in found] == [1, 2]
+# sphinx_gallery_end_ignore
 
 # %%
 # Exercise
@@ -237,4 +260,5 @@ assert check(Solved()) == "right"
 #
 # **Read on.** Holtzman et al., *The curious case of neural text degeneration*
 # (2020, arXiv:1904.09751). The components: :func:`tfdoc.generate`,
-# :func:`tfdoc.beam_search`. Next: :doc:`/learn/6_models/07_kv_cache`.
+# :func:`tfdoc.beam_search`. Next:
+# :doc:`/learn/6_models/06_encoder_decoder`.

@@ -73,7 +73,8 @@ print(f"differs by {(ours(x, context) - expected).abs().max():.1e}")
 # ------------------
 # Source: six digits. Target: the same digits in order. Tokens 0 to 9 are
 # digits, 10 begins a text and 11 ends it. Source and target share one table
-# of vectors, and the head is that table too.
+# of vectors, and the head is that table too. (The original adds sinusoids for
+# positions, and multiplies the vectors by :math:`\sqrt D`.)
 places = part(tfdoc.LearnedPositions, max_positions=16)
 transformer = part(
     tfdoc.EncoderDecoder,
@@ -221,4 +222,5 @@ assert check(lambda n, longest: torch.arange(longest) < n[:, None]) == "right"
 # **Read on.** Vaswani et al., *Attention is all you need* (2017,
 # arXiv:1706.03762). The components: :class:`tfdoc.EncoderDecoder`,
 # :class:`tfdoc.PostNormCrossBlock`. Before it:
-# :doc:`/learn/2_attention/07_cross_attention`.
+# :doc:`/learn/2_attention/07_cross_attention`. Next:
+# :doc:`/learn/6_models/07_kv_cache`.

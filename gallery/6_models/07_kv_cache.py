@@ -69,8 +69,9 @@ assert torch.equal(slow, fast)
 # %%
 # What it spares
 # --------------
-# Step t of n without a cache is a pass over t tokens, so the whole text costs
-# in proportion to :math:`n^2`. With a cache each step is one token's work.
+# Step t of n without a cache is a pass over t tokens: in all, the matrices
+# cost in proportion to :math:`n^2`, attention to :math:`n^3`. With a cache a
+# step is one token's work, which meets those before: :math:`n`, :math:`n^2`.
 with torch.device("meta"):
     twin = decoder(Causal()).build(D).eval()
 
@@ -160,15 +161,13 @@ assert sizes["sliding"][7] == sizes["sliding"][-1] == sizes["growing"][7]
 # ----------------------------------------
 # Alone in its call, the new token is number 0 of one. Positions counted in
 # the call instead of the text put every new token at the start, where it is
-# turned wrongly and may see the first token only. And a causal mask that is
-# lined up with the first key, which is what
+# turned wrongly and sees only the first token and itself. And a causal mask
+# that is lined up with the first key, which is what
 # :func:`torch.nn.functional.scaled_dot_product_attention` does with
 # ``is_causal=True``, hides all but that key.
 x = torch.randn(1, 12, D)
 layer = model.blocks[0].attention
 whole = layer(x)[:, -1:]
-
-
 mistakes = {
     "right": {},
     "position 0": {"positions": torch.zeros(1, 1, dtype=torch.long)},

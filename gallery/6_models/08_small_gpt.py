@@ -146,17 +146,17 @@ assert costs[-1] + 0.2 < rivals["pairs"] < rivals["single"]
 #
 # Let it write
 # ------------
-# Before; then cold, where few words are new; then warm, where some are none.
+# Fresh; cold, with fewer distinct words; warm, with fewer known from the text.
 known, real, new = {*text.split()}, [], []
 start = torch.tensor([tokenizer.encode('The "for" statement').ids] * 32)
-for who, heat in (fresh, 1.0), (model, 0.3), (model, 0.6), (model, 1.0):
-    how = {"rules": [tfdoc.Temperature(heat)], "seed": 0}
+for who, hot in (fresh, 1.0), (model, 0.3), (model, 0.6), (model, 1.0):
+    how = {"rules": [tfdoc.Temperature(hot)], "seed": 0}
     many = tfdoc.generate(who, start, max_new_tokens=60, **how)
     texts = map(tokenizer.decode, many[:, start.shape[1] :].tolist())
     words = "".join(texts).split()
     real.append(sum(word in known for word in words) / len(words))
     new.append(len({*words}) / len(words))
-    print(f"\nTemperature {heat}: {real[-1]:.0%} real, {new[-1]:.0%} new")
+    print(f"\nTemperature {hot}: {real[-1]:.0%} known, {new[-1]:.0%} distinct")
     sample = tokenizer.decode(many[0].tolist())
     print(sample if who is model else ascii(sample)[:75])
 assert real[1] - 0.1 > real[3] > real[0] + 0.1
@@ -218,8 +218,8 @@ print(f"{N:,} parameters; the rule gives {6 * N * B * T / counted:.0%}")
 # %%
 # Exercise
 # --------
-# Bigger models have *induction* heads, which look for what came after the same
-# word before. Has ours? Let it read each piece of text twice, and look.
+# Models of two layers and more can have *induction* heads, which look for what
+# came after the same word before. Has ours? Let it read each piece twice.
 half = T // 2
 pieces = torch.tensor(tokenizer.encode(unseen).ids).unfold(0, half, half)
 with torch.no_grad(), tfdoc.record(model, "*.weights") as seen:

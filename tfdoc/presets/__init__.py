@@ -34,7 +34,7 @@ def preset_names() -> tuple[str, ...]:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return a copy of a published config, as Hugging Face writes it.
+    """Return what decides sizes in a published config, by Hugging Face's names.
 
     Parameters
     ----------
