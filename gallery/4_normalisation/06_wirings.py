@@ -18,7 +18,7 @@ wiring it is, how large its stream becomes, and what a loud branch does to it.
 #    post-norm    n(x + f(x))          the first transformer
 #    output norm  x + n(f(x))          OLMo 2
 #    sandwich     x + n(f(n(x)))       Gemma 2 and 3
-#    parallel     x + f(n(x)) + g(n(x))   GPT-J, Falcon-7B, Cohere: both at once
+#    parallel     x + f(n(x)) + g(n(x))  GPT-J, Falcon-7B, Cohere: both at once
 #
 # Take a branch that multiplies by 100, and a token of two numbers:
 import matplotlib.pyplot as plt

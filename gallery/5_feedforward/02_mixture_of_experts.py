@@ -99,9 +99,9 @@ fig.set_label(
 # Without tokens an expert learns nothing, so nothing draws tokens to it. Give
 # eight experts tokens of eight kinds; each kind has a matrix to multiply by.
 # The mend of Switch Transformers, offered for Mixtral too, is a second loss,
-# :math:`E \sum_e f_e P_e`, of each expert's share of tokens :math:`f_e` and mean
-# score :math:`P_e`. For :math:`k = 1` it is 1 if all are used alike, and nears
-# :math:`E` if one takes every token.
+# :math:`E \sum_e f_e P_e`, of each expert's share of tokens :math:`f_e` and
+# mean score :math:`P_e`. For :math:`k = 1` it is 1 if all are used alike, and
+# nears :math:`E` if one takes every token.
 kinds, maps = 2 * torch.randn(E, 16), torch.randn(E, 16, 16) / 4
 
 

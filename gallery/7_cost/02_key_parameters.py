@@ -153,9 +153,9 @@ fig.set_label(
 
 # %%
 # Depth doubles everything. Width, if F follows, makes four times the weights
-# and twice the cache. F never touches the cache, G little else. Heads cost none
-# of the three: they share out D. (Attention that stores its scores keeps H T T
-# of them, fused attention none.) They add tables of scores, each of rank d.
+# and twice the cache. F never touches the cache, G little else. Heads cost
+# none of the three: they share out D. (Attention that stores its scores keeps
+# H T T of them, fused attention none.) They add tables of scores, of rank d.
 torch.manual_seed(0)
 x = torch.randn(1, 64, 64)
 for H in (1, 4, 16, 64):

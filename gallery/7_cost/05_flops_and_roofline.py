@@ -63,16 +63,16 @@ fig.set_label(
 # sphinx_gallery_end_ignore
 
 # %%
-# One row waits for the matrix; many rows wait for their turn to multiply. (Where
+# One row waits for the matrix; many rows wait for their turn to multiply. (If
 # a few cost more each than one, it is the library: they read the same bytes.)
 #
 # What it costs, in operations
 # -----------------------------
 # Each weight in a product costs 2 operations a token. Attention adds
 # :math:`4 H d` a layer for each pair of tokens: scores, and the mixture of
-# values. All pairs count here, as in PyTorch's counter, also those that a causal
-# mask hides; a fused causal kernel skips nearly half. *2 N* for N parameters,
-# often used, knows no pairs, but counts embeddings. What it gets wrong:
+# values. All pairs count here, as in PyTorch's counter, also those that a
+# causal mask hides; a fused causal kernel skips nearly half. *2 N* for N
+# parameters, often used, knows no pairs, but counts embeddings. Its errors:
 lengths = [128, 2048, 8192, 32_768]
 names = ["gpt2", "qwen3-0.6b", "llama-3.2-1b", "llama-3-8b", "llama-2-7b"]
 names += ["mixtral-8x7b", "deepseek-v2-lite"]
@@ -227,7 +227,7 @@ assert abs(share - (1 - (1 - K / E) ** B)) < 0.01
 # %%
 # Exercise
 # --------
-# With weights in four bits (NF4; 4.127 with its scales), how many times as fast
+# With weights in four bits (NF4; 4.127 with scales), how many times as fast
 # can one text of 8192 tokens decode on a memory-bound GPU?
 my_factor = 16 / 4.127  # your turn: bits over bits
 

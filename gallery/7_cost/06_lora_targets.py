@@ -100,7 +100,7 @@ names.rename_axis("model")
 # What each set trains
 # --------------------
 # Three sets are usual: q and v as in the first paper, all four matrices of
-# attention, or all-linear: linear layers but the head. At rank 16, in millions:
+# attention, or all-linear, which spares the head. At rank 16, in millions:
 sets = ["qv", "qkvo", "all-linear"]
 rows = [[m.lora(16, targets) for targets in sets] for m in models.values()]
 counts = pd.DataFrame(rows, index=list(models), columns=sets)
