@@ -114,6 +114,8 @@ def first_position(positions: object) -> int:
     """Return an offset; None is 0."""
     if positions is None:
         return 0
+    if type(positions) is int and positions >= 0:  # at every layer of every token
+        return positions
     if isinstance(positions, bool) or not isinstance(positions, Integral):
         raise TypeError(
             "positions must be None, an integer offset or a tensor of integers, got "

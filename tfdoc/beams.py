@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tfdoc._checks import number, positive_int
+from tfdoc.cache_stacks import ModelCache
 from tfdoc.generation import exact, prompt_length, refuse_pairs, stops
 from tfdoc.models import Decoder
 
 __all__ = ["beam_search"]
 
 
-@torch.no_grad()
 def beam_search(
     model: Decoder,
     tokens: Tensor,
@@ -88,13 +88,27 @@ def beam_search(
         raise ValueError(
             "the model is training, where dropout makes scores random; call model.eval()"
         )
-    cache = model.new_cache(length)
+    search = _Search(tokens, beams, max_new_tokens, ends, penalty)
     first = {} if real is None else {"real": real}
+    found = _run(search, model, tokens, model.new_cache(length), first, call)
+    return torch.cat([tokens, found], 1)  # no tensor of inference: it may be trained on
+
+
+@torch.inference_mode()
+def _run(
+    search: _Search,
+    model: Decoder,
+    tokens: Tensor,
+    cache: ModelCache,
+    first: dict[str, Any],
+    call: dict[str, Any],
+) -> Tensor:
+    """Search step by step; return the best, shape (B, steps)."""
     logits = model(tokens, cache=cache, last=True, **first, **call)[:, -1]
+    beams = search.scores.shape[1]
     rows = torch.arange(len(tokens), device=tokens.device)
     beam = rows.repeat_interleave(beams).view(-1, beams)
-    search = _Search(tokens, beams, max_new_tokens, ends, penalty)
-    for step in range(1, max_new_tokens + 1):
+    for step in range(1, search.most + 1):
         cache.reorder(beam.flatten())
         if step > 1:
             latest = search.going[..., step - 2].flatten()[:, None]
@@ -106,7 +120,7 @@ def beam_search(
         )
         if bool(search.settled.all()):
             break
-    return torch.cat([tokens, search.best(step)], 1)
+    return search.best(step)
 
 
 class _Search:
