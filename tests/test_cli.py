@@ -14,7 +14,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 import tfdoc.cli
-from tests.test_house import fresh
+from tests.test_house import CPU_TIME, bare, fresh, slowness
 from tfdoc import ledger, preset_names
 from tfdoc.cli import main
 from tfdoc.cost.estimates import estimate
@@ -464,16 +464,9 @@ def test_an_estimate_imports_no_torch() -> None:
 
 @pytest.mark.measures
 def test_an_estimate_starts_in_a_tenth_of_a_second() -> None:
-    """CPU time above that of Python alone, the least of a few disturbed by others.
-
-    Where Python alone takes more than 7 ms the machine is slow or busy: so much more
-    for both.
-    """
-    bare = min(
-        float(fresh("import time; print(time.process_time())")) for _ in range(5)
-    )
-    ours = min(float(fresh(f"{ESTIMATE}print(time.process_time())")) for _ in range(7))
-    assert ours - bare < 0.1 * max(1, bare / 0.007)
+    """CPU time above that of Python alone."""
+    ours = min(float(fresh(ESTIMATE + CPU_TIME)) for _ in range(7))
+    assert ours - bare() < 0.1 * slowness()
 
 
 def test_the_version_is_that_of_the_package() -> None:
