@@ -94,8 +94,9 @@ def tests(session: nox.Session, device: str) -> None:
     """Test the package, every page and the machinery of the site."""
     need(session, device)
     executable = python(session, "test", "docs")
-    # Two processes; with arguments one, as debuggers need it.
+    # Two processes, so that a page may take longer; with arguments one, for debuggers.
     how = session.posargs or ["-n", "2", "--dist", "worksteal"]
+    session.env["TFDOC_PAGE_TIMEOUT"] = "300"
     run(session, executable, "-m", "pytest", *how, device=device)
 
 

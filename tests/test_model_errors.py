@@ -124,12 +124,12 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "padding as numbers": (
         lambda: gpt2()(IDS, real=torch.ones(1, 3)),
         TypeError,
-        r"mask must be a bool tensor \(True = real token\)",
+        r"real must be a bool tensor \(True = real token\)",
     ),
     "padding of another shape": (
         lambda: gpt2()(IDS, real=torch.ones(1, 4).bool()),
         ValueError,
-        r"mask must have shape \(1, 3\)",
+        r"real must have shape \(1, 3\)",
     ),
     "a word for positions": (
         lambda: call(gpt2(), IDS, positions="0"),
@@ -389,7 +389,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the first of no real token's shape": (
         lambda: t.Pooler(D)(torch.zeros(2, 3, D), torch.ones(2, 4).bool()),
         ValueError,
-        r"mask must have shape \(2, 3\)",
+        r"real must have shape \(2, 3\)",
     ),
 }
 

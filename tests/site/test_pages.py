@@ -131,7 +131,7 @@ def test_runs_alone_from_anywhere(path: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.isascii()
