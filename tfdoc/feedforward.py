@@ -54,9 +54,7 @@ class FeedForward(nn.Module):
 
     Examples
     --------
-    >>> from typing import Any
-
-    import torch
+    >>> import torch
     >>> from tfdoc import FeedForward
     >>> FeedForward(8, hidden_dim=32)(torch.randn(2, 5, 8)).shape
     torch.Size([2, 5, 8])
