@@ -189,18 +189,17 @@ def test_importing_a_component_imports_torch_and_little_else() -> None:
 
 @pytest.mark.measures
 def test_a_component_costs_what_torch_costs() -> None:
-    """At most 5 % more CPU time than torch alone, in alternating runs."""
+    """At most 5 % more CPU time than torch alone, both in one process.
 
-    def seconds(statement: str) -> float:
-        code = f"import time; t = time.process_time(); {statement}; print(time.process_time() - t)"
-        return float(fresh(code))
-
-    ours, torch_alone = "from tfdoc import MultiHeadAttention", "import torch"
-    # Other work on the machine only ever adds: the smallest of several is the cost,
-    # and more of them are drawn where the first few were disturbed.
-    a = b = float("inf")
-    for _ in range(15):
-        a, b = min(a, seconds(ours)), min(b, seconds(torch_alone))
-        if a <= 1.05 * b:
-            return
-    pytest.fail(f"{a / b:.3f} times torch")
+    Two processes differ by far more on a busy machine, even at their fastest.
+    """
+    code = """
+from time import process_time
+start = process_time()
+import torch
+torch_alone = process_time()
+from tfdoc import MultiHeadAttention
+print((process_time() - torch_alone) / (torch_alone - start))
+"""
+    added = min(float(fresh(code)) for _ in range(5))
+    assert added <= 0.05
