@@ -278,7 +278,8 @@ def test_64_steps_of_decoding_compile_at_most_once_more(
     torch._dynamo.reset()
     decoder = SUBJECTS[name].build()
     assert isinstance(decoder, Decoder)
-    compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
+    # How often is up to what traces, and the backend "eager" traces the same, sooner.
+    compiled = torch.compile(decoder, fullgraph=True, backend="eager")
     tokens, compilations = torch.randint(V, (1, 70)), []
     with torch.no_grad():
         cache, plain = decoder.new_cache(room), decoder.new_cache(room)

@@ -142,7 +142,8 @@ fig.set_label(
 def train(block, warmup=0):
     letters, place, losses = nn.Embedding(16, D), torch.randn(8, D), []
     model = nn.Sequential(stack(block, 8), nn.Linear(D, 16))
-    adam = torch.optim.Adam([*letters.parameters(), *model.parameters()])
+    weights = [*letters.parameters(), *model.parameters()]
+    adam = torch.optim.Adam(weights, fused=True)
     for step in range(200):
         adam.param_groups[0]["lr"] = 0.005 * min(1, (step + 1) / (warmup + 1))
         text = torch.randint(16, (32, 8))

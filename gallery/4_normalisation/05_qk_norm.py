@@ -63,7 +63,8 @@ def train(qk_norm, rate, steps=200):
     trunk = tfdoc.Encoder(D, blocks=(block,) * 2, norm=norm)
     place, letter = torch.randn(8, D), nn.Embedding(16, D)
     head, losses, largest = nn.Linear(D, 16), [], []
-    adam = torch.optim.Adam(nn.ModuleList([letter, trunk, head]).parameters())
+    weights = nn.ModuleList([letter, trunk, head]).parameters()
+    adam = torch.optim.Adam(weights, fused=True)
     for step in range(steps):
         adam.param_groups[0]["lr"] = rate * min(1, (step + 1) / 20)
         text = torch.randint(16, (32, 8))

@@ -104,7 +104,7 @@ assert abs(model.loss(few) - math.log(V)) < 0.1
 # Take sixteen random pieces, follow the slope of their loss downhill, and do
 # it again. The size of the steps rises first and then falls.
 steps, losses = 500, []
-optimizer = torch.optim.AdamW(model.parameters())
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, steps)
 for _ in range(steps):
     starts = torch.randint(len(train) - T, (16, 1))

@@ -114,7 +114,7 @@ for row in torch.cat([tokens, tokens.masked_fill(hidden, 2)]):
 # least loss is 0 for an encoder, :math:`\frac 2 3 \ln 4` for a causal model.
 def train(mask, steps=350):
     model, losses = bert(V, P, D, L, H, mask), []
-    adam = torch.optim.Adam(model.parameters(), 3e-3)
+    adam = torch.optim.Adam(model.parameters(), 3e-3, fused=True)
     for _ in range(steps):
         tokens, hidden = sentences(64)
         vectors = model(tokens.masked_fill(hidden, 2), real=tokens > 0)

@@ -98,8 +98,8 @@ assert abs(bits(model, unseen) / rivals["equal"] - 1) < 0.01  # a loss of ln V
 # --------
 # AdamW; a rate that rises for 48 steps and sinks along a cosine; gradients at
 # most of length one. Now and then, a look at the heads and the unseen text.
-steps, B, settings = 1600, 8, {"betas": (0.9, 0.95), "weight_decay": 0.1}
-adam = torch.optim.AdamW(model.parameters(), **settings)
+steps, B, settings = 1200, 8, {"betas": (0.9, 0.95), "weight_decay": 0.1}
+adam = torch.optim.AdamW(model.parameters(), **settings, fused=True)
 rise = {"pct_start": 48 / steps, "cycle_momentum": False}
 rate = torch.optim.lr_scheduler.OneCycleLR(adam, 8e-3, steps + 1, **rise)
 looks, losses, costs, previous = range(0, steps + 1, 200), [], [], []

@@ -126,7 +126,7 @@ def losses(model, rows):
 
 
 # %%
-def train(recipe, seed, steps=240):
+def train(recipe, seed, steps=220):
     torch.manual_seed(seed)
     model, draw = recipe.build(D), torch.Generator().manual_seed(seed)
     adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), fused=True)
