@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,13 @@ from tests.subjects import (
 )
 
 IDS = torch.zeros(1, 3, dtype=torch.long)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(_same_start: None) -> Iterator[None]:
+    """A token beyond the table would end a process that uses CUDA."""
+    with torch.device("cpu"):
+        yield
 
 
 def call(function: Any, *args: Any, **settings: Any) -> Any:
@@ -107,7 +114,12 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "vectors for tokens": (
         lambda: gpt2()(torch.randn(1, 3)),
         TypeError,
-        "tokens must be a tensor of token ids, got a tensor of dtype torch.float32",
+        "ids, of int64 or int32, got a tensor of dtype torch.float32",
+    ),
+    "bytes for tokens": (
+        lambda: gpt2()(IDS.byte()),
+        TypeError,
+        "ids, of int64 or int32, got a tensor of dtype torch.uint8",
     ),
     "a list for tokens": (
         lambda: call(gpt2(), [1, 2]),

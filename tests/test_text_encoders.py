@@ -233,7 +233,7 @@ THEIRS: dict[tuple[str, str | None], Any] = {
     ("modernbert", "masked"): ModernBertForMaskedLM,
 }
 TYPED = ("bert", "albert")
-LENGTHS = torch.tensor([[11], [6], [1]])
+LENGTHS = [[11], [6], [1]]
 
 
 def pair(
@@ -250,8 +250,8 @@ def pair(
 
 def batch(family: str, left: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Draw tokens with padding on one side, which of them are real, and types."""
-    at = torch.arange(11)
-    real = (at >= 11 - LENGTHS) if left else (at < LENGTHS)
+    at, lengths = torch.arange(11), torch.tensor(LENGTHS)
+    real = (at >= 11 - lengths) if left else (at < lengths)
     tokens = torch.where(real, torch.randint(PAD + 1, V, (3, 11)), PAD)
     types = torch.randint(2, (3, 11)) if family in TYPED else None
     return tokens, real, types
@@ -357,7 +357,7 @@ def test_an_offset_leaves_rows_in_front() -> None:
     assert torch.equal(padded, positions.weight[[2, 3, 4, 7]])
 
 
-@pytest.mark.parametrize("positions", [None, 3, torch.tensor([0, 2, 3, 7, 9])], ids=str)
+@pytest.mark.parametrize("positions", [None, 3, [0, 2, 3, 7, 9]], ids=str)
 def test_a_repeated_block_is_so_many_layers_of_one_block(positions: Any) -> None:
     heads = part(MultiHeadAttention, num_heads=2, rotary=RoPE(), mask=Window(3))
     ffn = part(FeedForward, hidden_dim=12)
@@ -372,7 +372,8 @@ def test_a_repeated_block_is_so_many_layers_of_one_block(positions: Any) -> None
     }
     stack.load_state_dict(weights)
     x, real = randn64(2, 5, 8), torch.arange(5) < torch.tensor([[5], [3]])
-    call = {"positions": positions, "mask": torch.rand(5, 5) < 0.7}
+    at = torch.tensor(positions) if isinstance(positions, list) else positions
+    call = {"positions": at, "mask": torch.rand(5, 5) < 0.7}
     equal(model(x, **call), stack(x, **call))
     equal(model(x, real=real, **call)[real], stack(x, real=real, **call)[real])
     assert repr(model.blocks[0]).startswith("RepeatedBlock(\n  times=3")

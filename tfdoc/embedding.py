@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tfdoc._checks import flag, number, positive, positive_int, probability
 from tfdoc._linear import linear
-from tfdoc._tensor_checks import Positions, describe, vectors
+from tfdoc._tensor_checks import WHOLE, Positions, describe, vectors
 from tfdoc.parts import Part
 
 __all__ = ["Head", "TokenEmbedding"]
@@ -243,14 +243,10 @@ class Head(nn.Module):
 
 def _rows(tokens: object, table: Tensor) -> Tensor:
     """Look tokens up, shape (B, T), in a table of shape (V, D)."""
-    if (
-        not isinstance(tokens, Tensor)
-        or tokens.is_floating_point()
-        or tokens.dtype is torch.bool
-    ):
+    if not (isinstance(tokens, Tensor) and tokens.dtype in WHOLE):
         raise TypeError(
-            f"tokens must be a tensor of token ids, got {describe(tokens)}; "
-            "torch.tensor([ids]) makes one"
+            "tokens must be a tensor of token ids, of int64 or int32, got "
+            f"{describe(tokens)}; torch.tensor([ids]) makes one"
         )
     if tokens.ndim != 2:
         raise ValueError(
