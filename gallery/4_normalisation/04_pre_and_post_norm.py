@@ -247,6 +247,5 @@ assert check(Post).startswith("not yet")
 #    ``x = x + self.attn_norm(self.attention(x))``, then the same for the rest.
 #
 # **Read on.** Xiong et al., *On layer normalization in the transformer
-# architecture* (2020, arXiv:2002.04745). The components:
-# :class:`tfdoc.PreNormBlock` and :class:`tfdoc.PostNormBlock`. Next:
-# :doc:`/learn/4_normalisation/05_qk_norm`.
+# architecture* (2020, arXiv:2002.04745). :class:`tfdoc.PostNormBlock`,
+# :class:`tfdoc.PreNormBlock`. Next: :doc:`/learn/4_normalisation/05_qk_norm`.

@@ -12,8 +12,7 @@ why scores grow, what holds them, and which of two published forms is which.
 # Two keys, one query
 # -------------------
 # A score is a dot product of a query and a key, over :math:`\sqrt{d}` for
-# heads of width d. Double the queries *and* the keys, and it is four times as
-# large.
+# heads of width d. Double queries *and* keys, and it is four times as large.
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
