@@ -18,7 +18,7 @@ project = "tfdoc"
 author = "The tfdoc developers"
 copyright = author  # noqa: A001 - Sphinx's name for it
 version = release = metadata["version"]
-language = "en_GB"
+language = "en"
 
 extensions = [
     "sphinx.ext.autodoc",

@@ -44,6 +44,7 @@ def test_html_follows_the_standard(site: Path, node: list[str]) -> None:
 def test_search_finds_the_page_on_attention(checker: Checker) -> None:
     with checker.open("search.html?q=attention") as (page, seen):
         page.wait_for_selector("#search-results li a")
+        page.get_by_text("pages matching the search query").wait_for()  # the end of it
         assert page.locator("#search-results li a").count() > 3
         assert not seen.problems
 
@@ -74,10 +75,12 @@ def test_a_figure_is_fetched_in_one_colour_scheme_only(
 ) -> None:
     name = "learn/2_attention/02_square_root.html"
     with checker.open(name, scheme) as (page, seen):
-        figures = page.locator("article img:visible").count()
-        for _ in range(40):
-            page.keyboard.press("PageDown")
-        page.wait_for_load_state("networkidle")
+        figures = page.locator("article img:visible").all()
+        for figure in figures:
+            figure.scroll_into_view_if_needed()
+            page.wait_for_function(
+                "(image) => image.complete", arg=figure.element_handle()
+            )
         fetched = [path for path in seen.requests if path.startswith(FIGURES)]
-    assert len(fetched) == figures > 1
+    assert len(fetched) == len(figures) > 1
     assert all(path.endswith("_dark.svg") == (scheme == "dark") for path in fetched)
