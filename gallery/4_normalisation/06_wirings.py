@@ -186,7 +186,7 @@ for name in wirings:
     late = name in ("OutputNorm", "PostNorm")
     assert (losses[60] > 1) if late else (losses[-1] < 0.1)
 ax.set(xlabel="step", ylabel="loss", title="Four learn at once", ylim=(0, 5))
-ax.legend(frameon=False, loc="upper right")
+ax.legend(frameon=False, ncols=2, loc="upper right")
 # sphinx_gallery_start_ignore
 fig.set_label(
     "Loss over 100 steps. Pre-norm, sandwich, parallel, and output norms with "
